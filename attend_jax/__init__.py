@@ -1,0 +1,10 @@
+"""Attention for Flax: the port of `attend_torch`, on the fastest kernel that is exact on the device at hand.
+
+`attend_jax.linen` holds the same module for flax.linen.
+"""
+
+from attend_jax.dispatch import Explanation, ImplementationRefused
+from attend_jax.functional import attend, explain
+from attend_jax.module import Attend
+
+__all__ = ["Attend", "Explanation", "ImplementationRefused", "attend", "explain"]

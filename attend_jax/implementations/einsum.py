@@ -1,0 +1,88 @@
+"""Attention as two einsums around a softmax: any device, any dtype, every rule, and all of JAX's transformations.
+
+It holds the (q_len, kv_len) scores in memory, several times over when differentiated.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from attend_jax import dropout, masks
+from attend_jax.problem import Operands, Problem, Result
+
+# Grouped heads (S7, S13): query head n reads key head n // g, so heads are (k g).
+_SUBSCRIPTS = {
+    "bhnd": ("b (k g) i d -> b k g i d", "bkgid,bkjd->bkgij", "bkgij,bkje->bkgie"),
+    "bnhd": ("b i (k g) d -> b i k g d", "bikgd,bjkd->bkgij", "bkgij,bjke->bikge"),
+}
+
+
+def refusal(problem: Problem) -> str | None:
+    """Einsum does everything."""
+    del problem
+    return None
+
+
+def run(problem: Problem, operands: Operands) -> Result:
+    query, key, value, bias, mask, scale, *_ = operands
+    if problem.kv_len == 0:  # a maximum over no keys does not exist (S1)
+        nothing = jnp.full(problem.scores_shape[:3], -jnp.inf, problem.scores_dtype)
+        return Result(jnp.zeros(problem.output_shape, problem.dtype), nothing if problem.return_logsumexp else None)
+
+    group = problem.heads // max(problem.kv_heads, 1) or 1
+    split, to_scores, to_output = _SUBSCRIPTS[problem.layout]
+    precision = _precision(problem)
+    scores = jnp.einsum(
+        to_scores,
+        rearrange(query, split, g=group),
+        key,
+        precision=precision,
+        preferred_element_type=problem.scores_dtype,
+    ).reshape(problem.scores_shape)
+    scores = scores * (problem.scale if scale is None else scale.astype(scores.dtype))
+    if bias is not None:
+        scores = scores + bias.astype(scores.dtype)
+
+    keep = masks.allowed(problem, mask)
+    filled = scores
+    if keep is not None:
+        # The inputs' lowest finite number, and not -inf: a row that may attend nothing is then uniform (S3, S4).
+        filled = jnp.where(keep, scores, jnp.asarray(jnp.finfo(problem.dtype).min, scores.dtype))
+    weights = jax.nn.softmax(filled, axis=-1)
+    if problem.dropout is not None:
+        weights = weights * dropout.factor(_kept(problem, operands), problem.dropout_rate, weights.dtype)
+
+    output = jnp.einsum(
+        to_output,
+        rearrange(weights.astype(problem.dtype), "b (k g) i j -> b k g i j", g=group),
+        value,
+        precision=precision,
+        preferred_element_type=problem.scores_dtype,
+    )
+    output = output.reshape(problem.output_shape).astype(problem.dtype)
+    return Result(output, _logsumexp(scores, keep) if problem.return_logsumexp else None)
+
+
+def _precision(problem: Problem) -> object:
+    """fp32 is fp32 on every device, unless the caller or `jax.default_matmul_precision` says otherwise."""
+    if problem.precision is not None or jax.config.jax_default_matmul_precision is not None:
+        return problem.precision
+    return None if problem.is_16_bit else jax.lax.Precision.HIGHEST
+
+
+def _kept(problem: Problem, operands: Operands) -> jax.Array:
+    if operands.dropout_mask is not None:
+        return operands.dropout_mask
+    assert operands.dropout_rng is not None
+    return dropout.full_keep_mask(operands.dropout_rng, problem.dropout_rate, problem.scores_shape)
+
+
+def _logsumexp(scores: jax.Array, keep: jax.Array | None) -> jax.Array:
+    """Over the allowed keys (S15): -inf, with no gradient, where there is nothing to sum."""
+    if keep is not None:
+        scores = jnp.where(keep, scores, -jnp.inf)
+    nothing = jnp.all(scores == -jnp.inf, axis=-1)
+    finite = jnp.where(nothing[..., None], 0.0, scores)  # keeps -inf minus -inf out of the gradient
+    return jnp.where(nothing, -jnp.inf, jax.nn.logsumexp(finite, axis=-1))
