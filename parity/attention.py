@@ -142,7 +142,7 @@ class Attention:
             name=self.name,
             tensors=tuple(tensors),
             arguments={key: value for key, value in arguments.items() if value != defaults.get(key, False)},
-            hints={"implementation": "einsum"} if self.unseen else {},
+            finite=not self.unseen,
             values=self.values,
             vanishing=self._vanishing(),
             kind=self.kind,
@@ -151,7 +151,7 @@ class Attention:
     @property
     def unseen(self) -> bool:
         """Holds numbers that S17 specifies for einsum only."""
-        return self.values not in ("normal", "subnormal")
+        return "nan" in self.values or "inf" in self.values
 
     @property
     def corner(self) -> str | None:
@@ -166,21 +166,26 @@ class Attention:
         return (self.batch, length, heads, features)
 
     def _vanishing(self) -> frozenset[str]:
+        """The results that are zero, or not there, by construction."""
         scores = {"dquery", "dkey", "dbias"}
-        seen = self.kv_len
-        if self.corner == "upper_left" and self.q_len == 1:
-            seen = 1
-        if self.corner == "lower_right" and self.kv_len < 2:
-            seen = 1
-        if (seen < 2 and not self.logsumexp) or self.values == "empty-rows":
-            return frozenset(scores)
-        gone = set()
+        everything = scores | {"output", "dvalue", "logsumexp"}
+        if 0 in (self.batch, self.heads, self.q_len, self.kv_len):
+            return frozenset(everything)
+        gone: set[str] = set()
+        if self.value_dim == 0:
+            gone |= {"output", "dvalue"} | (set() if self.logsumexp else scores)
+        # One key seen, or none: the weights are fixed.
+        no_choice = self.kv_len == 1 or (self.corner == "upper_left" and self.q_len == 1)
+        if no_choice and not self.logsumexp:
+            gone |= scores
+        if self.values == "empty-rows":
+            gone |= scores | {"logsumexp"}
         if self.scale == 0:
             gone |= {"dquery", "dkey"}
         if self.bias is not None and self.bias.endswith("1") and not self.logsumexp:
             gone |= {"dbias"}  # a bias that is constant along j changes nothing
         if self.dropout == 1:
-            gone |= scores | {"output", "dvalue"} if not self.logsumexp else {"output", "dvalue"}
+            gone |= {"output", "dvalue"} | (set() if self.logsumexp else scores)
         return frozenset(gone)
 
 

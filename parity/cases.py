@@ -30,7 +30,7 @@ class Case:
 
     `name` is a pytest id, a glob's target and a file name, and says everything needed to make the case again.
     `arguments` holds only what differs from the defaults, so each of its keys is something a side must accept.
-    `hints` are arguments that a side gets if it accepts them. `values` names the special numbers of `tensors.py`.
+    `values` names the special numbers of `tensors.py`; with `finite` False they are NaN or inf (S17).
     `vanishing` lists the gradients that are zero by construction; any other that is zero everywhere is a fault of
     the harness.
     """
@@ -38,8 +38,8 @@ class Case:
     name: str
     tensors: tuple[TensorSpec, ...]
     arguments: Mapping[str, Any]
-    hints: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     values: str = "normal"
+    finite: bool = True
     vanishing: frozenset[str] = frozenset()
     kind: str = "exact"
 

@@ -88,14 +88,26 @@ def _empty_rows(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None
     arrays["mask"][...] = False
 
 
-def _factor(number: float, *tensors: str) -> Edit:
+def _partly_subnormal(*tensors: str) -> Edit:
+    """Half of the numbers become subnormal in float32 and bfloat16."""
+
     def edit(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
-        del rng
         for tensor in tensors:
             array = arrays[tensor]
-            arrays[tensor] = (array.astype(np.float64) * number).astype(array.dtype)
+            small = np.where(rng.random(array.shape) < 0.5, 1e-39, 1.0)
+            arrays[tensor] = (array.astype(np.float64) * small).astype(array.dtype)
 
     return edit
+
+
+def _sparse(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+    """One number in 16 of query, key, value and the cotangent is kept, four times as large.
+
+    Little cancels in such products, so at real sizes the bound of 16-bit arithmetic stays below the spread of the truth.
+    """
+    for name in ("query", "key", "value", "cotangent_output"):
+        array = arrays[name]
+        arrays[name] = (array.astype(np.float64) * 4 * (rng.random(array.shape) < 1 / 16)).astype(array.dtype)
 
 
 def _near_overflow(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
@@ -103,14 +115,24 @@ def _near_overflow(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> N
     del rng
     query, key = (arrays[name].astype(np.float64) for name in ("query", "key"))
     factor = np.sqrt(5e4 / np.abs(np.einsum("bhid,bhjd->bhij", query, key)).max())
-    _factor(factor, "query", "key")(arrays, np.random.default_rng())
+    for name, array in (("query", query), ("key", key)):
+        arrays[name] = (array * factor).astype(arrays[name].dtype)
+
+
+def _identity_value(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+    """value is the identity, so that the output is the matrix of weights itself."""
+    del rng
+    value = arrays["value"]
+    value[...] = np.eye(value.shape[-2], value.shape[-1])
 
 
 SPECIAL: dict[str, Edit] = {
     "normal": lambda arrays, rng: None,
-    "subnormal": _factor(1e-39, "value", "cotangent_output"),
-    "subnormal-query": _factor(1e-39, "query"),
+    "sparse": _sparse,
+    "subnormal": _partly_subnormal("value", "cotangent_output"),
+    "subnormal-query": _partly_subnormal("query", "key"),
     "near-overflow": _near_overflow,
+    "identity-value": _identity_value,
     "empty-row": _empty_row,
     "empty-rows": _empty_rows,
     "nan-query": _put("query", np.nan),

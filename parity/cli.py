@@ -1,0 +1,252 @@
+"""The command line: it parses, calls, prints, and chooses the exit code. Frameworks are loaded in workers only."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from parity.attention import DTYPES, Attention
+from parity.results import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
+
+app = typer.Typer(
+    name="parity",
+    help="Prove that a torch attention and its JAX port are the same function.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+EXITS = """Exit code: 0 all passed · 1 a mismatch · 2 bad input · 3 an error (a worker died, a bound was NaN) ·
+4 nothing compared, or something inconclusive · 130 interrupted (reports are written). Skips do not fail."""
+
+SuiteOption = Annotated[str, typer.Option("--suite", help="smoke, default, edge, workload or full; see `parity list`.")]
+CaseOption = Annotated[str | None, typer.Option("--case", help="Glob over case names of all suites, or a whole name.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only what did not pass, and the verdict.")]
+
+
+class Usage(Exception):
+    """Bad input: exit 2, in words."""
+
+
+@app.command(epilog=EXITS)
+def run(
+    suite: SuiteOption = "default",
+    case: CaseOption = None,
+    fuzz: Annotated[int | None, typer.Option(help="Instead of a suite: this many random cases.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of the tensors, of --fuzz and of native dropout.", min=0)] = 0,
+    reference: Annotated[str, typer.Option(help="[torch:|jax:]MODULE:NAME, a class like Attend or a function.")] = "attend_torch:Attend",
+    candidate: Annotated[str, typer.Option(help="[torch:|jax:]MODULE:NAME, judged against the reference.")] = "attend_jax:Attend",
+    implementation: Annotated[str | None, typer.Option(help="NAME,… of the candidate; each runs every case.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Only cases in float32, bfloat16 or float16; NAME,… for several.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or gpu; by default each framework's own choice.")] = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: the i-th of n parts of the cases, from 1.")] = None,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure or error.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds a side may take for a case.", min=0.1)] = 120.0,
+    json: Annotated[Path | None, typer.Option(help="Write a JSON report (docs/report.schema.json).")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write a JUnit report.")] = None,
+    save_failures: Annotated[Path | None, typer.Option(help="Write the tensors of failed cases here, as safetensors.")] = None,
+    quiet: QuietOption = False,
+) -> int:
+    """Feed identical tensors through both sides; judge outputs and gradients against a float64 truth."""
+    from parity.pipeline import Plan
+    from parity.process import default_cache_dir
+    from parity.report import writers
+    from parity.runner import run_and_report, run_fuzz
+    from parity.spec import BadSpec, Spec
+
+    dtypes = _names("--dtype", dtype, DTYPES)
+    chosen = _choose(suite, case, fuzz, seed, dtypes)
+    cases, empty_shard = _shard(chosen, shard)
+    if device not in (None, "cpu", "gpu"):
+        raise Usage(f"--device must be cpu or gpu; got {device!r}")
+    implementations = _implementations(implementation)
+    outputs = writers(json=json, junit=junit, save_failures=save_failures)
+    try:
+        plan = Plan(
+            cases=[attention.case() for attention in cases],
+            reference=Spec.parse(reference),
+            candidate=Spec.parse(candidate),
+            seed=seed,
+            device=device,
+            implementations=implementations,
+            timeout=timeout,
+            fail_fast=fail_fast,
+            cache_dir=default_cache_dir(),
+            empty_shard=empty_shard,
+        )
+        if fuzz is not None:
+            return run_fuzz(plan, cases, outputs, quiet=quiet)
+        return run_and_report(plan, outputs, quiet=quiet)
+    except BadSpec as error:
+        raise Usage(str(error)) from None
+
+
+@app.command("list")
+def list_(suite: SuiteOption = "default", case: CaseOption = None) -> int:
+    """Name the cases of a suite, and the suites."""
+    from parity import suites
+
+    for attention in _choose(suite, case, None, 0, ()):
+        typer.echo(attention.name)
+    if case is None:
+        typer.echo("", err=True)
+        for name, (words, _) in suites.SUITES.items():
+            typer.echo(f"{name:<9} {len(suites.suite(name)):>4} cases: {words}", err=True)
+    return 0
+
+
+@app.command()
+def show(case: Annotated[str, typer.Argument(help="A case's name, as `parity list` prints it.")]) -> int:
+    """Show the tensors and arguments of a case, and how to run it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    for attention in _choose("full", case, None, 0, ()):
+        data = attention.case()
+        console = Console()
+        console.print(f"[bold]{data.name}[/]", highlight=False, soft_wrap=True)
+        arguments = ", ".join(f"{name}={value!r}" for name, value in data.arguments.items()) or "all defaults"
+        console.print(f"arguments: {arguments}", highlight=False)
+        grid = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("tensor", "shape", "dtype", "role", "std"):
+            grid.add_column(heading)
+        for tensor in data.tensors:
+            grid.add_row(tensor.name, str(tensor.shape), tensor.dtype, tensor.role, f"{tensor.std:g}")
+        console.print(grid)
+        console.print(f"values: {data.values}; compared: {', '.join(data.quantities)}", highlight=False)
+        console.print(f"run: [cyan]parity run --case {data.name}[/]", highlight=False, soft_wrap=True)
+    return 0
+
+
+@app.command()
+def doctor() -> int:
+    """Show versions, devices and precision settings of both sides, and whether each can run. Exit 3 if one cannot."""
+    from parity.doctor import examine
+
+    return examine()
+
+
+@app.command(epilog="Exit code: 0 all wrong ports caught and no honest one rejected · 1 otherwise · 2 bad input")
+def mutate(
+    suite: Annotated[str, typer.Option("--suite", help="The suite that must catch every wrong port.")] = "default",
+    mutant: Annotated[str | None, typer.Option("--mutant", help="Glob over the names of ports.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the tensors.", min=0)] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write the kill matrix as JSON.")] = None,
+    quiet: QuietOption = False,
+) -> int:
+    """Judge the judge: run a catalogue of wrong and honest ports, and print which suite and quantity caught which."""
+    from parity import mutate as mutation
+    from parity.report import check_writable
+
+    _suite(suite)
+    if json is not None:
+        check_writable("--json", json)
+    try:
+        return mutation.main(suite, mutant, seed, json, quiet=quiet)
+    except LookupError as error:
+        raise Usage(str(error)) from None
+
+
+def _names(option: str, text: str | None, known: Sequence[str]) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in known:
+            raise Usage(f"{option} must be one or more of {', '.join(known)}, separated by commas; got {name!r}")
+    return names
+
+
+def _implementations(text: str | None) -> tuple[str, ...]:
+    names = () if text is None else tuple(name.strip() for name in text.split(","))
+    if "" in names:
+        raise Usage(f"--implementation must be NAME or NAME,NAME; got {text!r}")
+    return names
+
+
+def _suite(name: str) -> list[Attention]:
+    from parity import suites
+
+    if name not in suites.SUITES:
+        raise Usage(f"--suite must be one of {', '.join(suites.SUITES)}; got {name!r}")
+    return list(suites.suite(name))
+
+
+def _choose(suite: str, glob: str | None, fuzz: int | None, seed: int, dtypes: tuple[str, ...]) -> list[Attention]:
+    """The cases that were asked for."""
+    if fuzz is not None:
+        if glob is not None:
+            raise Usage("--fuzz draws its own cases; leave out --case")
+        from parity.fuzz import draw
+
+        return draw(fuzz, seed, dtypes or DTYPES)
+    cases = _suite(suite)
+    if glob is not None:
+        # Prefer the suite that was asked for, then any, then a name that says everything itself.
+        cases = _match(cases, glob) or _match(_suite("full") + _suite("workload"), glob)
+        if not cases:
+            try:
+                cases = [Attention.parse(glob)]
+            except ValueError as error:
+                raise Usage(f"--case {glob!r} matches no case (see `parity list --suite full`), and {error}") from None
+    if dtypes:
+        kept = [case for case in cases if case.dtype in dtypes]
+        if not kept:
+            raise Usage(f"no case that was asked for is in {', '.join(dtypes)}")
+        cases = kept
+    return cases
+
+
+def _match(cases: list[Attention], glob: str) -> list[Attention]:
+    found = {case.name: case for case in cases if fnmatch.fnmatchcase(case.name, glob)}
+    return list(found.values())
+
+
+def _shard(cases: list[Attention], shard: str | None) -> tuple[list[Attention], bool]:
+    if shard is None:
+        return cases, False
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise Usage(f"--shard must be i/n with 1 <= i <= n, as 2/3; got {shard!r}")
+    part = cases[int(match[1]) - 1 :: int(match[2])]
+    return part, not part
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script. A crash of our own exits 3: 1 means a mismatch here, and typer would exit 1."""
+    sys.exit(_guarded(lambda: app(list(arguments) if arguments is not None else None, standalone_mode=False)))
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    try:
+        return int(command() or 0)
+    except Usage as error:
+        typer.echo(f"parity: {error}", err=True)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        typer.echo("parity: interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        typer.echo("parity: this is a fault of parity itself, please report it with the lines above", err=True)
+        return EXIT_ERROR
+
+
+if __name__ == "__main__":
+    main()

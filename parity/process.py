@@ -1,0 +1,120 @@
+"""A side's process, seen from the pipeline: start it, give it jobs, and outlive its death."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, wait
+
+from parity import worker
+from parity.messages import Bad, Hello, Job, Options, Outcome
+from parity.spec import BadSpec, Spec
+
+_CONTEXT = multiprocessing.get_context("spawn")  # forking a process that has started JAX or torch deadlocks
+
+
+class Side:
+    """One worker process at a time; a dead or stuck one costs its job and is replaced.
+
+    Every job is answered by exactly one `Outcome`, in order.
+    """
+
+    def __init__(self, spec: Spec, options: Options, *, label: str, timeout: float) -> None:
+        self.label = label
+        self._spec, self._options, self._timeout = spec, options, timeout
+        self._job: Job | None = None
+        self._started = 0.0
+        self._start()
+
+    def hello(self) -> Hello:
+        """Wait until the worker is ready; raise BadSpec if the target is no use."""
+        try:
+            message = self._connection.recv()
+        except EOFError:
+            code = self._process.exitcode
+            raise BadSpec(f"the {self.label} {self._spec} took its process down while loading (exit code {code})") from None
+        if isinstance(message, Bad):
+            raise BadSpec(f"{self.label} {self._spec}: {message.message}")
+        assert isinstance(message, Hello)
+        return message
+
+    @property
+    def busy(self) -> bool:
+        return self._job is not None
+
+    def submit(self, job: Job) -> None:
+        """Hand over a job; only while not busy."""
+        assert self._job is None
+        self._job, self._started = job, time.monotonic()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # poll() notices that it is dead
+            self._connection.send(job)
+
+    def poll(self) -> Outcome | None:
+        """The outcome of the job under way, if there is one yet."""
+        if self._job is None:
+            return None
+        job = self._job
+        if self._connection.poll():
+            try:
+                outcome: Outcome = self._connection.recv()
+            except (EOFError, ConnectionResetError):
+                self._process.join()
+                return self._lost(job, f"the worker died (exit code {self._process.exitcode})")
+            self._job = None
+            return outcome
+        if time.monotonic() - self._started > self._timeout:
+            return self._lost(job, f"no answer in {self._timeout:g} s")
+        return None
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._connection.close()
+        self._process.kill()
+        self._process.join()
+
+    def _lost(self, job: Job, words: str) -> Outcome:
+        self.close()
+        self._start()
+        self.hello()
+        self._job = None
+        return Outcome(job.key, lost=f"{self.label}: {words}")
+
+    def _start(self) -> None:
+        ours, theirs = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=worker.main, args=(theirs, self._spec, self._options), daemon=True)
+        with _main_hidden():
+            self._process.start()
+        theirs.close()
+        self._connection: Connection = ours
+
+
+@contextlib.contextmanager
+def _main_hidden() -> Iterator[None]:
+    """spawn would run the caller's main module again in the child; a worker needs nothing of it."""
+    import sys
+
+    main = sys.modules["__main__"]
+    saved = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
+    main.__spec__ = None
+    if hasattr(main, "__file__"):
+        main.__file__ = None
+    try:
+        yield
+    finally:
+        main.__spec__ = saved["__spec__"]
+        if hasattr(main, "__file__"):
+            main.__file__ = saved["__file__"]
+
+
+def wait_for(sides: list[Side], seconds: float) -> None:
+    """Sleep until a side has something to say, at most so long."""
+    wait([side._connection for side in sides if side.busy], seconds)
+
+
+def default_cache_dir() -> str:
+    """Where compiled XLA programs are kept between runs; $XDG_CACHE_HOME is honoured."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(root, "attend-jax", "xla")

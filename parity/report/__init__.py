@@ -1,0 +1,49 @@
+"""Reports: each module turns a `Report` into one form. None of them computes anything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from parity.results import Report
+
+Writer = Callable[[Report], None]
+
+
+class Unwritable(ValueError):
+    """A report could not be written; found out before the run, so that nothing is lost."""
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Raise Unwritable unless a file can be written there."""
+    if path.is_dir():
+        raise Unwritable(f"{option} must be a file; {path} is a folder")
+    if not path.parent.is_dir():
+        raise Unwritable(f"{option}: there is no folder {path.parent}; create it first")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise Unwritable(f"{option}: {path} cannot be written")
+
+
+def writers(*, json: Path | None, junit: Path | None, save_failures: Path | None) -> list[Writer]:
+    """What is to be written at the end, each path already checked."""
+    from parity.report import json as json_report
+    from parity.report import junit as junit_report
+    from parity.report import tensors
+
+    found: list[Writer] = []
+    for option, path, write in (("--json", json, json_report.write), ("--junit", junit, junit_report.write)):
+        if path is not None:
+            check_writable(option, path)
+            found.append(lambda report, write=write, path=path: write(report, path))  # type: ignore[misc]
+    if save_failures is not None:
+        if save_failures.exists() and not save_failures.is_dir():
+            raise Unwritable(f"--save-failures must be a folder; {save_failures} is a file")
+        try:
+            save_failures.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unwritable(f"--save-failures: {save_failures} cannot be created ({error.strerror})") from None
+        if not os.access(save_failures, os.W_OK):
+            raise Unwritable(f"--save-failures: {save_failures} cannot be written")
+        found.append(lambda report: tensors.write(report, save_failures))
+    return found

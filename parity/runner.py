@@ -1,0 +1,88 @@
+"""Run a plan and show it: progress on a terminal, plain lines elsewhere, reports at the end, the exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+
+from parity import fuzz, pipeline
+from parity.attention import Attention
+from parity.pipeline import Listener, Plan, Session
+from parity.report import Writer, terminal
+from parity.results import CaseResult, Report
+
+
+def run_and_report(plan: Plan, outputs: Sequence[Writer], *, quiet: bool) -> int:
+    """Run all cases of a plan."""
+    console = Console()
+    with _shown(console, len(plan.cases) * max(1, len(plan.implementations)), quiet) as listener:
+        report = pipeline.run(plan, listener)
+    return _finish(console, report, outputs, quiet=quiet)
+
+
+def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], *, quiet: bool) -> int:
+    """Run random cases; each that fails is shrunk, and the small one stands beside it."""
+    console = Console()
+    start, results, interrupted, session = time.monotonic(), list[CaseResult](), False, None
+    environment: dict[str, str] = {}
+    try:
+        session = Session(plan)
+        environment = {"seed": str(plan.seed)} | session.environment
+        with _shown(console, len(cases), quiet) as listener:
+            session.run(plan.cases, lambda result: (results.append(result), listener(result))[0])
+        for result in [result for result in results if result.status in ("failed", "error")][:3]:
+            results.append(_shrunk(session, result))
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        if session is not None:
+            session.close()
+    report = Report(environment, tuple(results), time.monotonic() - start, interrupted)
+    return _finish(console, report, outputs, quiet=True)
+
+
+def _shrunk(session: Session, result: CaseResult) -> CaseResult:
+    """The simplest case that fails as this one does."""
+    found = {result.name: result}
+
+    def fails(attention: Attention) -> bool:
+        case = attention.case()
+        session.run([case], lambda outcome: found.__setitem__(outcome.name, outcome))
+        return found[case.name].status == result.status
+
+    original = Attention.parse(result.name)
+    smallest = fuzz.shrink(dataclasses.replace(original, rule=original.rule + "-shrunk"), fails)
+    shrunk = found.get(smallest.name, result)
+    return dataclasses.replace(shrunk, reason=f"shrunk from {result.name}: {shrunk.reason}")
+
+
+@contextlib.contextmanager
+def _shown(console: Console, total: int, quiet: bool) -> Iterator[Listener]:
+    """A listener that shows each result: a bar on a terminal, a line elsewhere, nothing if quiet."""
+    if console.is_terminal:
+        with terminal.progress(console) as bar:
+            task = bar.add_task("starting both sides", total=total)
+
+            def advance(result: CaseResult) -> None:
+                bar.update(task, advance=1, description=result.status)
+                if result.status in ("failed", "error"):
+                    bar.console.print(terminal.line(result), markup=False, highlight=False, soft_wrap=True)
+
+            yield advance
+    elif quiet:
+        yield lambda result: None
+    else:
+        yield lambda result: print(terminal.line(result), flush=True)
+
+
+def _finish(console: Console, report: Report, outputs: Sequence[Writer], *, quiet: bool) -> int:
+    """Write first, print second: what was found is on disk before anything else can go wrong."""
+    for write in outputs:
+        write(report)
+    # Plain output has shown each case already.
+    terminal.print_report(console, report, quiet=quiet or not console.is_terminal)
+    return report.exit_code

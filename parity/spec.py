@@ -1,0 +1,171 @@
+"""From `[torch:|jax:]MODULE:NAME` to something that can be called, and what it accepts. No framework is imported here.
+
+Runs in a worker, because importing MODULE imports its framework.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from parity.cases import Case
+
+FRAMEWORKS = ("torch", "jax")
+# Where a class inherits from, as (root package, class name) -> what kind of module it is.
+_BASES = {("torch", "Module"): "torch", ("flax.nnx", "Module"): "nnx", ("flax.linen", "Module"): "linen"}
+
+
+class BadSpec(Exception):
+    """The SPEC names nothing that can be judged; the message says what was expected, what came, what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What the user typed, taken apart. `framework` is None where it is to be found out."""
+
+    framework: str | None
+    module: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """
+        >>> Spec.parse("jax:my.port:Attend")
+        Spec(framework='jax', module='my.port', name='Attend')
+        """
+        head, _, rest = text.partition(":")
+        framework = head if head in FRAMEWORKS and ":" in rest else None
+        module, colon, name = (rest if framework else text).partition(":")
+        if not (module and colon and name) or ":" in name:
+            raise BadSpec(f"expected [torch:|jax:]MODULE:NAME, for example my_package.attention:Attend; got {text!r}")
+        return cls(framework, module, name)
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    """How a target is called, and which arguments it takes, by name.
+
+    `kind` is "torch", "nnx", "linen" (classes of these), "class" (any other class) or "function".
+    """
+
+    framework: str
+    kind: str
+    constructor: frozenset[str]
+    call: frozenset[str]
+    corners: bool = True
+
+    def missing(self, case: Case) -> str | None:
+        """Why this target cannot run the case, or None."""
+        needs = {self._spelling(name) for name in case.needs}
+        if self.kind == "function" and "flash" not in self.call and "flash" in needs:
+            needs.discard("flash")  # a function says with `causal` what a module's flash decides
+        lacking = sorted(needs - self.constructor - self.call)
+        if lacking:
+            return f"does not accept {', '.join(lacking)}"
+        if isinstance(self._causal(case), str) and not self.corners:
+            return "does not tell causal='upper_left' from causal='lower_right'"
+        if case.kind == "dropout" and self.kind in ("function", "nnx") and self.framework == "jax":
+            wanted = {"function": "dropout_rng", "nnx": "rngs"}[self.kind]
+            if wanted not in self.constructor | self.call:
+                return f"does not accept {wanted}"
+        return None
+
+    def arguments(self, case: Case, implementation: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The keyword arguments that are no tensors: for the constructor, and for the call."""
+        given = {"dropout": 0.0, "flash": False, "causal": False} | dict(case.arguments)
+        given["causal"] = self._causal(case)
+        if implementation is not None:
+            given["implementation"] = implementation
+        given = {self._spelling(name): value for name, value in given.items()}
+        constructor = {name: value for name, value in given.items() if name in self.constructor}
+        call = {name: value for name, value in given.items() if name in self.call and name not in constructor}
+        return constructor, call
+
+    def _spelling(self, name: str) -> str:
+        if name == "dropout" and "dropout" not in self.constructor | self.call:
+            return "dropout_rate"
+        return name
+
+    def _causal(self, case: Case) -> bool | str:
+        causal: bool | str = case.arguments.get("causal", False)
+        if causal is True and case.arguments.get("flash") and self.kind == "function" and "flash" not in self.call:
+            return "upper_left"
+        return causal
+
+
+def load(spec: Spec) -> Any:
+    """Import the module and take NAME out of it, or raise BadSpec in words."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(spec.module)
+    except ModuleNotFoundError as error:
+        if error.name and (spec.module == error.name or spec.module.startswith(error.name + ".")):
+            raise BadSpec(f"there is no module {error.name!r} on the path or in {os.getcwd()}") from None
+        raise BadSpec(f"module {spec.module!r} needs {error.name!r}, which is not installed") from None
+    except Exception:
+        # Their traceback, not ours: drop the frames of this file and of importlib.
+        lines = traceback.format_exc(limit=-3)
+        raise BadSpec(f"importing {spec.module!r} failed:\n{lines}") from None
+    target: Any = module
+    for part in spec.name.split("."):
+        if not hasattr(target, part):
+            near = difflib.get_close_matches(part, [n for n in dir(target) if not n.startswith("_")], n=3)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise BadSpec(f"module {spec.module!r} has no {part!r}{hint}")
+        target = getattr(target, part)
+    if not callable(target):
+        raise BadSpec(f"{spec} is a {type(target).__name__}; expected a class like Attend or a function like attend")
+    return target
+
+
+def interface(spec: Spec, target: Any, framework: str) -> Interface:
+    """What the target accepts, from its signatures."""
+    kind = module_kind(target)
+    if isinstance(target, type):
+        constructor = _names(target.__init__)  # not the class: nnx's metaclass hides the signature
+        call = _names(target.forward if kind == "torch" else target.__call__)
+        # A bare **kwargs is taken at its word for the three that every Attend has.
+        if "**" in constructor:
+            constructor |= {"dropout", "flash", "causal"}
+        return Interface(framework, kind or "class", frozenset(constructor - {"**", "self"}), frozenset(call - {"**"}))
+    return Interface(framework, "function", frozenset(), frozenset(_names(target) - {"**"}))
+
+
+def module_kind(target: Any) -> str | None:
+    """ "torch", "nnx" or "linen" by base class, else None."""
+    if isinstance(target, type):
+        for base in target.__mro__:
+            for (package, name), kind in _BASES.items():
+                if base.__name__ == name and (base.__module__ + ".").startswith(package + "."):
+                    return kind
+    return None
+
+
+def annotated_framework(target: Any) -> str | None:
+    """The framework that the annotations of the call speak of, if just one."""
+    function = target.__call__ if isinstance(target, type) else target
+    annotations = getattr(inspect.unwrap(function), "__annotations__", {})
+    text = " ".join(value if isinstance(value, str) else f"{value!r}" for value in annotations.values()).lower()
+    said = {"torch": "torch" in text, "jax": "jax" in text or "jnp" in text}
+    found = [framework for framework, mentioned in said.items() if mentioned]
+    return found[0] if len(found) == 1 else None
+
+
+def _names(function: Any) -> set[str]:
+    try:
+        parameters: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {"**"}
+    names = {name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return names | ({"**"} if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else set())
