@@ -42,8 +42,8 @@ def run(
     case: CaseOption = None,
     fuzz: Annotated[int | None, typer.Option(help="Instead of a suite: this many random cases.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the tensors, of --fuzz and of native dropout.", min=0)] = 0,
-    reference: Annotated[str, typer.Option(help="[torch:|jax:]MODULE:NAME, a class like Attend or a function.")] = "attend_torch:Attend",
-    candidate: Annotated[str, typer.Option(help="[torch:|jax:]MODULE:NAME, judged against the reference.")] = "attend_jax:Attend",
+    reference: Annotated[str, typer.Option(help=r"\[torch:|jax:]MODULE:NAME, a class like Attend or a function.")] = "attend_torch:Attend",
+    candidate: Annotated[str, typer.Option(help=r"\[torch:|jax:]MODULE:NAME, judged against the reference.")] = "attend_jax:Attend",
     implementation: Annotated[str | None, typer.Option(help="NAME,… of the candidate; each runs every case.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Only cases in float32, bfloat16 or float16; NAME,… for several.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or gpu; by default each framework's own choice.")] = None,
@@ -151,7 +151,7 @@ def mutate(
         check_writable("--json", json)
     try:
         return mutation.main(suite, mutant, seed, json, quiet=quiet)
-    except LookupError as error:
+    except mutation.NoSuchPort as error:
         raise Usage(str(error)) from None
 
 
