@@ -63,7 +63,8 @@ def run(problem: Problem, operands: Operands, implementation: str) -> Result:
     if rows[0] is everywhere:
         return everywhere.run(problem, operands)
     # The platform is known at lowering only: the same trace may be lowered for a CPU and for a GPU.
-    special = {row.platform: _bind(row, problem) for row in reversed(rows[: rows.index(everywhere)])}
+    before = reversed(rows[: rows.index(everywhere)])
+    special = {row.platform: _bind(row, problem) for row in before if row.platform is not None}
     return jax.lax.platform_dependent(operands, **special, default=_bind(everywhere, problem))
 
 

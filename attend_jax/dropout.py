@@ -36,11 +36,11 @@ def threefry(key: Words, counter: Words) -> Words:
 def keep_mask(
     rng: jax.Array,
     rate: float,
-    batch: UInt32[Array, "..."],
-    head: UInt32[Array, "..."],
-    row: UInt32[Array, "..."],
-    column: UInt32[Array, "..."],
-) -> Bool[Array, "..."]:
+    batch: UInt32[Array, ...],
+    head: UInt32[Array, ...],
+    row: UInt32[Array, ...],
+    column: UInt32[Array, ...],
+) -> Bool[Array, ...]:
     """True where the weight at (batch, head, row, column) is kept, with probability 1 - rate (to within 2**-32).
 
     Args:
@@ -69,6 +69,6 @@ def full_keep_mask(rng: jax.Array, rate: float, shape: tuple[int, ...]) -> Bool[
     return keep_mask(rng, rate, batch[:, None, None, None], head[:, None, None], row[:, None], column)
 
 
-def factor(keep: Bool[Array, "..."], rate: float, dtype: jnp.dtype) -> jax.Array:
+def factor(keep: Bool[Array, ...], rate: float, dtype: jnp.dtype) -> jax.Array:
     """What the weights are multiplied with: 1 / (1 - rate) where kept, 0 elsewhere; 0 everywhere at rate 1."""
     return jnp.where(keep, jnp.asarray(0.0 if rate == 1 else 1 / (1 - rate), dtype), jnp.zeros((), dtype))

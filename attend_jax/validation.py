@@ -36,7 +36,9 @@ def check_options(
             "It is static: under jit, close over it."
         )
     if not 0 <= dropout_rate <= 1:
-        raise ValueError(f"`dropout_rate` must lie between 0 and 1; got {dropout_rate!r}. It is the share that is dropped.")
+        raise ValueError(
+            f"`dropout_rate` must lie between 0 and 1; got {dropout_rate!r}. It is the share that is dropped."
+        )
     _check_scale(scale)
     if precision is not None:
         _check_precision(precision)

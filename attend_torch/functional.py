@@ -28,9 +28,9 @@ def attend(
     query: Float[torch.Tensor, "b h i d"],
     key: Float[torch.Tensor, "b hk j d"],
     value: Float[torch.Tensor, "b hk j e"],
-    bias: Float[torch.Tensor, "..."] | None = None,
+    bias: Float[torch.Tensor, ...] | None = None,
     *,
-    mask: Bool[torch.Tensor, "..."] | None = None,
+    mask: Bool[torch.Tensor, ...] | None = None,
     causal: bool | str = False,
     scale: float | None = None,
     dropout_rate: float = 0.0,
@@ -70,9 +70,7 @@ def attend(
     >>> attend(query, torch.zeros(1, 1, 2, 1), torch.tensor([[[[1.0], [3.0]]]]), causal=True).flatten().tolist()
     [1.0, 2.0]
     """
-    check_options(
-        causal=causal, scale=scale, dropout_rate=dropout_rate, layout=layout, implementation=implementation
-    )
+    check_options(causal=causal, scale=scale, dropout_rate=dropout_rate, layout=layout, implementation=implementation)
     check_tensors(query, key, value, bias, mask, dropout_mask, layout=layout, dropout_rate=dropout_rate)
     if layout == "bnhd":
         query, key, value = (rearrange(x, "b n h d -> b h n d") for x in (query, key, value))
@@ -83,35 +81,44 @@ def attend(
     corner = CAUSAL[causal]
     # torch's kernel takes neither a keep-mask nor a generator, and not every backend takes a size of 0.
     fused = implementation == "fused" and dropout_mask is None and dropout_rng is None
-    fused = fused and 0 not in (*query.shape, *value.shape)
-
-    scores = None
-    if not fused or return_logsumexp:
-        scores = _scores(query, key, bias, scale)
-    if fused:
+    if fused and 0 not in (*query.shape, *value.shape):
         output = _fused(query, key, value, bias, mask, corner, scale, dropout_rate)
     else:
-        weights = _weights(scores, allowed(*scores.shape[-2:], corner, mask, query.device), query.dtype)
-        if dropout_rate > 0:
-            weights = _dropout(weights, dropout_rate, dropout_rng, dropout_mask)
-        output = torch.einsum("bhij,bhje->bhie", weights.to(value.dtype), value)
+        output = _plain(query, key, value, bias, mask, corner, scale, dropout_rate, dropout_rng, dropout_mask)
     if layout == "bnhd":
         output = rearrange(output, "b h n e -> b n h e")
     if not return_logsumexp:
         return output
-    return output, _logsumexp(scores, allowed(*scores.shape[-2:], corner, mask, query.device))
+    keep = allowed(query.shape[-2], key.shape[-2], corner, mask, query.device)
+    return output, _logsumexp(_scores(query, key, bias, scale), keep)
+
+
+def _plain(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    corner: str | None,
+    scale: float,
+    dropout_rate: float,
+    dropout_rng: torch.Generator | None,
+    dropout_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    scores = _scores(query, key, bias, scale)
+    keep = allowed(query.shape[-2], key.shape[-2], corner, mask, query.device)
+    if keep is not None:
+        # The lowest finite number and not -inf, so that a row that may attend nothing is uniform, not NaN (S3, S4).
+        scores = scores.masked_fill(~keep, torch.finfo(query.dtype).min)
+    weights = scores.softmax(dim=-1)
+    if dropout_rate > 0:
+        weights = _dropout(weights, dropout_rate, dropout_rng, dropout_mask)
+    return torch.einsum("bhij,bhje->bhie", weights.to(value.dtype), value)
 
 
 def _scores(query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, scale: float) -> torch.Tensor:
     scores = torch.einsum("bhid,bhjd->bhij", query, key) * scale
     return scores if bias is None else scores + bias  # a wider bias promotes the scores (S2)
-
-
-def _weights(scores: torch.Tensor, keep: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-    if keep is not None:
-        # The lowest finite number and not -inf, so that a row that may attend nothing is uniform, not NaN (S3, S4).
-        scores = scores.masked_fill(~keep, torch.finfo(dtype).min)
-    return scores.softmax(dim=-1)
 
 
 def _dropout(
@@ -144,19 +151,17 @@ def _fused(
     q_len, kv_len = query.shape[-2], key.shape[-2]
     # torch's own causal flag is aligned to the upper left.
     is_causal = bias is None and mask is None and (corner == "upper_left" or (corner is not None and q_len == kv_len))
-    attn_mask = None
-    if not is_causal:
-        keep = allowed(q_len, kv_len, corner, mask, query.device)
-        attn_mask = keep if bias is None else bias.to(query.dtype)
-        if keep is not None:
-            # torch gives 0 for a row that may attend nothing. A row of zeros that attends everything is uniform,
-            # with no gradient to query and bias: S4.
-            nothing = ~keep.any(dim=-1, keepdim=True)
-            query = query.masked_fill(nothing, 0)
-            if bias is None:
-                attn_mask = keep | nothing
-            else:
-                attn_mask = attn_mask.masked_fill(~keep, -torch.inf).masked_fill(nothing, 0)
+    attn_mask = None if bias is None else bias.to(query.dtype)
+    keep = None if is_causal else allowed(q_len, kv_len, corner, mask, query.device)
+    if keep is not None:
+        # torch gives 0 for a row that may attend nothing. A row of zeros that attends everything is uniform, with no
+        # gradient to query and bias: S4.
+        nothing = ~keep.any(dim=-1, keepdim=True)
+        query = query.masked_fill(nothing, 0)
+        if attn_mask is None:
+            attn_mask = keep | nothing
+        else:
+            attn_mask = attn_mask.masked_fill(~keep, -torch.inf).masked_fill(nothing, 0)
     if attn_mask is not None:
         attn_mask = attn_mask.expand(*query.shape[:2], q_len, kv_len)
     with sdpa_kernel(_FUSED_KERNELS):

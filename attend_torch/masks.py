@@ -25,8 +25,8 @@ def causal_mask(q_len: int, kv_len: int, corner: str, device: torch.device) -> B
 
 
 def allowed(
-    q_len: int, kv_len: int, corner: Corner, mask: Bool[torch.Tensor, "..."] | None, device: torch.device
-) -> Bool[torch.Tensor, "..."] | None:
+    q_len: int, kv_len: int, corner: Corner, mask: Bool[torch.Tensor, ...] | None, device: torch.device
+) -> Bool[torch.Tensor, ...] | None:
     """The causal corner AND the mask, broadcastable to (b h i j); None where everything may be attended."""
     if corner is None:
         return mask

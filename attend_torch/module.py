@@ -54,9 +54,9 @@ class Attend(nn.Module):
         q: Float[torch.Tensor, "b h i d"],
         k: Float[torch.Tensor, "b hk j d"],
         v: Float[torch.Tensor, "b hk j e"],
-        bias: Float[torch.Tensor, "..."] | None = None,
+        bias: Float[torch.Tensor, ...] | None = None,
         *,
-        mask: Bool[torch.Tensor, "..."] | None = None,
+        mask: Bool[torch.Tensor, ...] | None = None,
         dropout_mask: Bool[torch.Tensor, "b h i j"] | None = None,
         return_logsumexp: bool = False,
     ) -> Float[torch.Tensor, "b h i e"] | tuple[Float[torch.Tensor, "b h i e"], Float[torch.Tensor, "b h i"]]:

@@ -23,7 +23,9 @@ def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}; got {value!r}.")
 
 
-def check_options(*, causal: object, scale: object, dropout_rate: object, layout: object, implementation: object) -> None:
+def check_options(
+    *, causal: object, scale: object, dropout_rate: object, layout: object, implementation: object
+) -> None:
     """Check what a module knows when it is built."""
     one_of("causal", causal, tuple(CAUSAL))
     one_of("layout", layout, LAYOUTS)
@@ -31,7 +33,9 @@ def check_options(*, causal: object, scale: object, dropout_rate: object, layout
     if isinstance(dropout_rate, bool) or not isinstance(dropout_rate, (int, float)):
         raise TypeError(f"`dropout_rate` must be a number between 0 and 1; got {type(dropout_rate).__name__}.")
     if not 0 <= dropout_rate <= 1:
-        raise ValueError(f"`dropout_rate` must lie between 0 and 1; got {dropout_rate!r}. It is the share that is dropped.")
+        raise ValueError(
+            f"`dropout_rate` must lie between 0 and 1; got {dropout_rate!r}. It is the share that is dropped."
+        )
     if scale is None:
         return
     if isinstance(scale, bool) or not isinstance(scale, (int, float)):

@@ -42,17 +42,25 @@ def run(
     case: CaseOption = None,
     fuzz: Annotated[int | None, typer.Option(help="Instead of a suite: this many random cases.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the tensors, of --fuzz and of native dropout.", min=0)] = 0,
-    reference: Annotated[str, typer.Option(help=r"\[torch:|jax:]MODULE:NAME, a class like Attend or a function.")] = "attend_torch:Attend",
-    candidate: Annotated[str, typer.Option(help=r"\[torch:|jax:]MODULE:NAME, judged against the reference.")] = "attend_jax:Attend",
+    reference: Annotated[
+        str, typer.Option(help=r"\[torch:|jax:]MODULE:NAME, a class like Attend or a function.")
+    ] = "attend_torch:Attend",
+    candidate: Annotated[
+        str, typer.Option(help=r"\[torch:|jax:]MODULE:NAME, judged against the reference.")
+    ] = "attend_jax:Attend",
     implementation: Annotated[str | None, typer.Option(help="NAME,… of the candidate; each runs every case.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Only cases in float32, bfloat16 or float16; NAME,… for several.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Only cases in float32, bfloat16 or float16; NAME,… for several.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or gpu; by default each framework's own choice.")] = None,
     shard: Annotated[str | None, typer.Option(help="i/n: the i-th of n parts of the cases, from 1.")] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure or error.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds a side may take for a case.", min=0.1)] = 120.0,
     json: Annotated[Path | None, typer.Option(help="Write a JSON report (docs/report.schema.json).")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit report.")] = None,
-    save_failures: Annotated[Path | None, typer.Option(help="Write the tensors of failed cases here, as safetensors.")] = None,
+    save_failures: Annotated[
+        Path | None, typer.Option(help="Write the tensors of failed cases here, as safetensors.")
+    ] = None,
     quiet: QuietOption = False,
 ) -> int:
     """Feed identical tensors through both sides; judge outputs and gradients against a float64 truth."""

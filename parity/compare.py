@@ -39,9 +39,7 @@ def worst(statuses: list[str]) -> str:
     return max(statuses, key=SEVERITY.__getitem__, default="passed")
 
 
-def compare(
-    case: Case, expectations: Mapping[str, Expectation], reference: Arrays, candidate: Arrays
-) -> list[Verdict]:
+def compare(case: Case, expectations: Mapping[str, Expectation], reference: Arrays, candidate: Arrays) -> list[Verdict]:
     """Judge every quantity of a case."""
     verdicts = []
     for name, expectation in expectations.items():
@@ -153,9 +151,7 @@ def _meaningless(truth: np.ndarray, bound: np.ndarray) -> bool:
     return bool(np.median(bound) > spread)
 
 
-def _vacuous(
-    name: str, case: Case, expected: Expectation, reference: Arrays, candidate: Arrays
-) -> Verdict | None:
+def _vacuous(name: str, case: Case, expected: Expectation, reference: Arrays, candidate: Arrays) -> Verdict | None:
     """Faults of the harness that would let anything pass."""
     mine, theirs = candidate.get(name), reference.get(name)
     if mine is not None and theirs is not None and np.shares_memory(mine, theirs):

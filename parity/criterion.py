@@ -2,8 +2,8 @@
 
     |candidate - truth| <= 2 * max over (batch, head) |reference - truth|  +  2 * (u * A + eta * A0)
 
-A criterion turns a case and its arrays into one `Expectation` a quantity. This is the one with a formula, for attention;
-another source of cases brings another `Criterion`.
+A criterion turns a case and its arrays into one `Expectation` a quantity. This is the one with a formula, for
+attention; another source of cases brings another `Criterion`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ UNDERFLOW = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126,
 class Expectation:
     """What one quantity should be: the truth in float64, and how far arithmetic alone may carry it, element by element.
 
-    `shared` are the axes over which the reference's own error is taken at its largest. `dtype` and the truth's shape are
-    what both sides must return. `zero` says that the truth is zero wherever it is finite, to float64's own rounding.
+    `shared` are the axes over which the reference's own error is taken at its largest. `dtype` and the truth's shape
+    are what both sides must return. `zero` says that the truth is zero wherever it is finite, to float64's rounding.
     """
 
     truth: np.ndarray
@@ -85,5 +85,3 @@ def _shared_axes(quantity: str, layout: str, arrays: Arrays) -> tuple[int, ...]:
         rank = arrays["bias"].ndim
         return tuple(axis for axis in range(rank) if axis >= rank - 2)
     return (2, 3) if layout == "bhnd" else (1, 3)
-
-

@@ -106,7 +106,9 @@ def _scale(scale: Callable[[int, int], float]) -> Callable[[Case, dict[str, np.n
     return change
 
 
-def _tensor(name: str, edit: Callable[[np.ndarray], np.ndarray | None]) -> Callable[[Case, dict[str, np.ndarray]], Changed]:
+def _tensor(
+    name: str, edit: Callable[[np.ndarray], np.ndarray | None]
+) -> Callable[[Case, dict[str, np.ndarray]], Changed]:
     def change(case: Case, arrays: dict[str, np.ndarray]) -> Changed:
         edited = edit(arrays[name]) if name in arrays else None
         return None if edited is None else (case, arrays | {name: edited})

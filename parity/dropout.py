@@ -21,7 +21,9 @@ from parity.criterion import Criterion, Expectation
 SIGMAS = 6.0
 
 
-def judge_dropout(case: Case, arrays: Arrays, reference: Arrays, candidate: Arrays, criterion: Criterion) -> list[Verdict]:
+def judge_dropout(
+    case: Case, arrays: Arrays, reference: Arrays, candidate: Arrays, criterion: Criterion
+) -> list[Verdict]:
     """All verdicts on a dropout case. A reference that fails its own statistics makes them inconclusive."""
     departs = [verdict for verdict in _statistics(case, reference) if verdict.status == "failed"]
     if departs:

@@ -1,7 +1,7 @@
 """`parity mutate`: every port of the catalogue against every case of a suite, and which quantity caught which.
 
-The ports are torch, where a case costs milliseconds. The cases are shared out to processes; in each, truth and reference
-are computed once a case and all ports are held against them.
+The ports are torch, where a case costs milliseconds. The cases are shared out to processes; in each, truth and
+reference are computed once a case and all ports are held against them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -64,14 +65,14 @@ def judge_case(case: Case, ports: Sequence[str], seed: int) -> list[Finding]:
     import attend_torch
     from parity import mutants, worker_torch
     from parity.messages import Job, Options
-    from parity.spec import Spec, interface
+    from parity.spec import interface
 
     worker_torch.set_up(Options(device="cpu"))
     arrays = tensors.make(case, seed)
     job = Job(0, case, arrays, seed=seed)
 
     def results(target: type) -> dict:  # type: ignore[type-arg]
-        return worker_torch.run(target, interface(Spec(None, "", ""), target, "torch"), job)
+        return worker_torch.run(target, interface(target, "torch"), job)
 
     reference = results(attend_torch.Attend)
     expectations = criterion.attention(case, arrays) if case.kind == "exact" else {}
@@ -112,7 +113,9 @@ def main(suite: str, glob: str | None, seed: int, json: Path | None, *, quiet: b
             names = [port.name for port in ports]
             futures = [pool.submit(judge_case, case, names, seed) for case in cases]
             with terminal.progress(console) as bar:
-                for future in bar.track(concurrent.futures.as_completed(futures), total=len(futures), description="cases"):
+                for future in bar.track(
+                    concurrent.futures.as_completed(futures), total=len(futures), description="cases"
+                ):
                     findings += future.result()
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
@@ -121,10 +124,17 @@ def main(suite: str, glob: str | None, seed: int, json: Path | None, *, quiet: b
 
 
 def _finish(
-    console: Console, suite: str, ports: list[Port], findings: list[Finding], json: Path | None, seconds: float, *, quiet: bool
+    console: Console,
+    suite: str,
+    ports: list[Port],
+    findings: list[Finding],
+    json: Path | None,
+    seconds: float,
+    *,
+    quiet: bool,
 ) -> int:
     smoke = {attention.name for attention in suites.suite("smoke")}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for port in ports:
         mine = [finding for finding in findings if finding.port == port.name]
         kills = [finding for finding in mine if finding.failed]
@@ -139,7 +149,12 @@ def _finish(
     survivors = [row for row in wrong if not row["caught"]]
     rejected = [row for row in honest if row["caught"]]
     if json is not None:
-        summary = {"wrong": len(wrong), "caught": len(wrong) - len(survivors), "honest": len(honest), "rejected": len(rejected)}
+        summary = {
+            "wrong": len(wrong),
+            "caught": len(wrong) - len(survivors),
+            "honest": len(honest),
+            "rejected": len(rejected),
+        }
         document = {"schema": 1, "suite": suite, "seconds": round(seconds, 1), "summary": summary, "ports": rows}
         text = json_module.dumps(document, indent=1, default=str).replace(": Infinity", ': "Infinity"')
         json.write_text(text.replace(": NaN", ': "NaN"') + "\n")
@@ -149,7 +164,10 @@ def _finish(
     for row in survivors:
         console.print(f"[bold red]SURVIVED[/] {row['name']}: {row['mistake']}", soft_wrap=True)
     for row in rejected:
-        console.print(f"[bold red]REJECTED[/] honest {row['name']} in {row['example']}: {', '.join(row['quantities'])}", soft_wrap=True)
+        console.print(
+            f"[bold red]REJECTED[/] honest {row['name']} in {row['example']}: {', '.join(row['quantities'])}",
+            soft_wrap=True,
+        )
     share = f"{100 * (len(wrong) - len(survivors)) / len(wrong):.0f} %" if wrong else "none there"
     by_smoke = sum(row["caught_by_smoke"] for row in wrong)
     console.print(
@@ -161,10 +179,18 @@ def _finish(
 
 
 # The columns of the matrix; whatever else failed (dropout's statistics) is under "other".
-_COLUMNS = {"output": "out", "dquery": "dq", "dkey": "dk", "dvalue": "dv", "dbias": "db", "logsumexp": "lse", "raised": "raised"}
+_COLUMNS = {
+    "output": "out",
+    "dquery": "dq",
+    "dkey": "dk",
+    "dvalue": "dv",
+    "dbias": "db",
+    "logsumexp": "lse",
+    "raised": "raised",
+}
 
 
-def _table(rows: list[dict], suite: str) -> Table:  # type: ignore[type-arg]
+def _table(rows: list[dict[str, Any]], suite: str) -> Table:
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     headings = ["port", "smoke", suite, "cases", *_COLUMNS.values(), "other", "error/bound", "what it gets wrong"]
     for heading in headings:

@@ -35,7 +35,9 @@ class Side:
             message = self._connection.recv()
         except EOFError:
             code = self._process.exitcode
-            raise BadSpec(f"the {self.label} {self._spec} took its process down while loading (exit code {code})") from None
+            raise BadSpec(
+                f"the {self.label} {self._spec} took its process down while loading (exit code {code})"
+            ) from None
         if isinstance(message, Bad):
             raise BadSpec(f"{self.label} {self._spec}: {message.message}")
         assert isinstance(message, Hello)

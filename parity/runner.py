@@ -33,7 +33,12 @@ def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], 
         session = Session(plan)
         environment = {"seed": str(plan.seed)} | session.environment
         with _shown(console, len(cases), quiet) as listener:
-            session.run(plan.cases, lambda result: (results.append(result), listener(result))[0])
+
+            def collect(result: CaseResult) -> None:
+                results.append(result)
+                listener(result)
+
+            session.run(plan.cases, collect)
         for result in [result for result in results if result.status in ("failed", "error")][:3]:
             results.append(_shrunk(session, result))
     except KeyboardInterrupt:

@@ -129,12 +129,13 @@ def load(spec: Spec) -> Any:
     return target
 
 
-def interface(spec: Spec, target: Any, framework: str) -> Interface:
+def interface(target: Any, framework: str) -> Interface:
     """What the target accepts, from its signatures."""
     kind = module_kind(target)
     if isinstance(target, type):
-        constructor = _names(target.__init__)  # not the class: nnx's metaclass hides the signature
-        call = _names(target.forward if kind == "torch" else target.__call__)
+        # Not the class itself: nnx's metaclass hides its signature.
+        constructor = _names(getattr(target, "__init__"))  # noqa: B009
+        call = _names(getattr(target, "forward" if kind == "torch" else "__call__"))
         # A bare **kwargs is taken at its word for the three that every Attend has.
         if "**" in constructor:
             constructor |= {"dropout", "flash", "causal"}

@@ -53,7 +53,7 @@ AXES: tuple[tuple[str, ...], ...] = (tuple(RULES), DTYPES, tuple(MODES), tuple(B
 
 
 def possible(choice: Iterable[str]) -> bool:
-    """Whether a (possibly partial) choice along AXES can be one case: a float32 bias is its own form with 16 bits only."""
+    """Whether a (possibly partial) choice along AXES can be a case: "fp32" is a form of its own with 16 bits only."""
     chosen = list(choice)
     return not (len(chosen) > 3 and chosen[1] == "float32" and chosen[3] == "fp32")
 
@@ -73,9 +73,21 @@ def pairwise() -> list[Attention]:
 LONG = (
     Attention(rule="long", batch=1, heads=2, kv_heads=2, q_len=300, kv_len=300, causal=True, bias="hij"),
     Attention(rule="long", batch=1, heads=2, kv_heads=1, q_len=130, kv_len=521, causal=True, mask="111j"),
-    Attention(rule="long", batch=1, heads=1, kv_heads=1, q_len=1100, kv_len=1100, causal=True, head_dim=16, value_dim=16),
+    Attention(
+        rule="long", batch=1, heads=1, kv_heads=1, q_len=1100, kv_len=1100, causal=True, head_dim=16, value_dim=16
+    ),
     Attention(rule="long", batch=1, heads=1, kv_heads=1, q_len=1100, kv_len=1061, head_dim=16, value_dim=16, bias="ij"),
-    Attention(rule="long", batch=1, heads=2, kv_heads=2, q_len=260, kv_len=257, dtype="bfloat16", values="sparse", logsumexp=True),
+    Attention(
+        rule="long",
+        batch=1,
+        heads=2,
+        kv_heads=2,
+        q_len=260,
+        kv_len=257,
+        dtype="bfloat16",
+        values="sparse",
+        logsumexp=True,
+    ),
     Attention(rule="long", batch=3, heads=6, kv_heads=3, q_len=65, kv_len=64, causal=True, flash=True, bias="bhij"),
 )
 
@@ -98,7 +110,11 @@ BIG_WORKLOAD = {
 
 def workload(shapes: dict[str, Attention], dtypes: Iterable[str]) -> list[Attention]:
     """The real shapes, in each dtype with the float32 bias that the model learns."""
-    narrow = {"bias_dtype": "float32", "values": "sparse", "std": 0.3}  # dense numbers drown in 16 bits at these lengths
+    narrow: Row = {
+        "bias_dtype": "float32",
+        "values": "sparse",
+        "std": 0.3,
+    }  # dense numbers drown in 16 bits at these lengths
     return [
         dataclasses.replace(shape, rule=name, dtype=dtype, **({} if dtype == "float32" else narrow))
         for name, shape in shapes.items()
@@ -142,7 +158,10 @@ EDGE: tuple[Row, ...] = (
     {"rule": "S1-empty", "kv_len": 0, "logsumexp": True},
     {"rule": "S1-empty", "kv_len": 0, "bias": "hij", "causal": True},
     *({"rule": "one-query", "q_len": 1} | extra for extra in ({"causal": True, "flash": True}, {"causal": True}, {})),
-    *({"rule": "one-key", "kv_len": 1} | extra for extra in ({"bias": "bhij", "logsumexp": True}, {"causal": True}, {})),
+    *(
+        {"rule": "one-key", "kv_len": 1} | extra
+        for extra in ({"bias": "bhij", "logsumexp": True}, {"causal": True}, {})
+    ),
     {"rule": "one-query", "q_len": 1, "kv_len": 1},
     {"rule": "one-head", "heads": 1, "kv_heads": 1},
     {"rule": "one-batch", "batch": 1, "bias": "hij"},

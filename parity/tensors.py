@@ -103,7 +103,7 @@ def _partly_subnormal(*tensors: str) -> Edit:
 def _sparse(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
     """One number in 16 of query, key, value and the cotangent is kept, four times as large.
 
-    Little cancels in such products, so at real sizes the bound of 16-bit arithmetic stays below the spread of the truth.
+    Little cancels in such products, so at real sizes the bound of 16-bit arithmetic stays below the truth's spread.
     """
     for name in ("query", "key", "value", "cotangent_output"):
         array = arrays[name]

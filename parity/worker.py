@@ -33,7 +33,7 @@ def main(connection: Connection, spec: Spec, options: Options) -> None:
         framework = _framework(spec, target)
         side = _side(framework)
         side.set_up(options)
-        face = specs.interface(spec, target, framework)
+        face = specs.interface(target, framework)
         face = dataclasses.replace(face, corners=_knows_corners(side, target, face))
         _check(spec, side, target, face, options)
     except BadSpec as error:
@@ -74,11 +74,13 @@ def _framework(spec: Spec, target: Any) -> str:
         try:
             side = _side(framework)
             side.set_up(Options(device="cpu"))
-            side.trial(target, specs.interface(spec, target, framework))
+            side.trial(target, specs.interface(target, framework))
         except Exception:  # the trial asks a question; the answer is no
             continue
         return framework
-    raise BadSpec(f"{spec} answers neither torch nor JAX arrays (batch, heads, length, features); say torch:{spec} or jax:{spec}")
+    raise BadSpec(
+        f"{spec} answers neither torch nor JAX arrays (batch, heads, length, features); say torch:{spec} or jax:{spec}"
+    )
 
 
 def _check(spec: Spec, side: ModuleType, target: Any, face: specs.Interface, options: Options) -> None:

@@ -45,8 +45,8 @@ def environment() -> dict[str, str]:
         versions["flax"] = flax.__version__
     return versions | {
         "jax device": jax.devices()[0].device_kind,
-        "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
-        "jax_enable_x64": str(jax.config.jax_enable_x64),
+        "jax_default_matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
+        "jax_enable_x64": str(getattr(jax.config, "jax_enable_x64", None)),
     }
 
 
@@ -71,7 +71,16 @@ def construct(target: Any, face: Interface, arguments: dict[str, Any], rng: jax.
     return target(**{name: value for name, value in given.items() if name in face.constructor})
 
 
-def _call(target: Any, face: Interface, options: dict[str, Any], args: tuple[Any, ...], keywords: dict[str, Any], *, train: bool, rng: jax.Array | None) -> Any:  # fmt: skip
+def _call(
+    target: Any,
+    face: Interface,
+    options: dict[str, Any],
+    args: tuple[Any, ...],
+    keywords: dict[str, Any],
+    *,
+    train: bool,
+    rng: jax.Array | None,
+) -> Any:
     """Build and call the target, in training or evaluation, the way its kind has it."""
     module = construct(target, face, options, rng)
     if "deterministic" in face.call:
@@ -107,8 +116,13 @@ def run(target: Any, face: Interface, job: Job) -> dict[str, np.ndarray]:
     """Outputs and gradients of a case; for a dropout case those of a training step, and what dropout.py asks for."""
     if job.case.kind != "dropout":
         return _run_once(target, face, job, train="dropout_mask" in job.arrays)
-    arrays = {}
-    for suffix, seed, train in (("", job.seed, True), ("_again", job.seed, True), ("_other", job.seed + 1, True), ("_eval", 0, False)):
+    arrays: dict[str, np.ndarray] = {}
+    for suffix, seed, train in (
+        ("", job.seed, True),
+        ("_again", job.seed, True),
+        ("_other", job.seed + 1, True),
+        ("_eval", 0, False),
+    ):
         result = _run_once(target, face, job, train=train, rng=jax.random.key(seed))
         arrays |= result if suffix == "" else {"output" + suffix: result["output"]}
     return arrays

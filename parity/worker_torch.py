@@ -23,6 +23,8 @@ def set_up(options: Options) -> None:
     if options.device == "gpu" and not torch.cuda.is_available():
         raise BadSpec("--device gpu: torch sees no GPU here (torch.cuda.is_available() is False)")
     _device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if _device.type == "cuda":
+        torch.cuda.current_blas_handle()  # or the first backward pass warns that it had to make one
 
 
 def environment() -> dict[str, str]:
@@ -70,8 +72,13 @@ def run(target: Any, face: Interface, job: Job) -> dict[str, np.ndarray]:
     case = job.case
     if case.kind != "dropout":
         return _run_once(target, face, job, train="dropout_mask" in job.arrays)
-    arrays = {}
-    for suffix, seed, train in (("", job.seed, True), ("_again", job.seed, True), ("_other", job.seed + 1, True), ("_eval", 0, False)):
+    arrays: dict[str, np.ndarray] = {}
+    for suffix, seed, train in (
+        ("", job.seed, True),
+        ("_again", job.seed, True),
+        ("_other", job.seed + 1, True),
+        ("_eval", 0, False),
+    ):
         torch.manual_seed(seed)
         result = _run_once(target, face, job, train=train)
         arrays |= result if suffix == "" else {"output" + suffix: result["output"]}

@@ -77,7 +77,9 @@ def run(problem: Problem, operands: Operands) -> Result:
     return Result(rearrange(output, "b n h e -> b h n e") if problem.layout == "bhnd" else output)
 
 
-def _causal(query: jax.Array, key: jax.Array, value: jax.Array, bias: _Bias, corner: str | None, scale: float) -> jax.Array:
+def _causal(
+    query: jax.Array, key: jax.Array, value: jax.Array, bias: _Bias, corner: str | None, scale: float
+) -> jax.Array:
     """Turn a causal rectangle into squares, which have one corner only, and rows that see everything."""
     q_len, kv_len = query.shape[1], key.shape[1]
     if corner is None or q_len == kv_len:

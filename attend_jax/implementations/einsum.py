@@ -5,6 +5,8 @@ It holds the (q_len, kv_len) scores in memory, several times over when different
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -41,7 +43,7 @@ def run(problem: Problem, operands: Operands) -> Result:
         precision=precision,
         preferred_element_type=problem.scores_dtype,
     ).reshape(problem.scores_shape)
-    scores = scores * (problem.scale if scale is None else scale.astype(scores.dtype))
+    scores = scores * jnp.asarray(problem.scale if scale is None else scale, scores.dtype)
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
 
@@ -65,9 +67,10 @@ def run(problem: Problem, operands: Operands) -> Result:
     return Result(output, _logsumexp(scores, keep) if problem.return_logsumexp else None)
 
 
-def _precision(problem: Problem) -> object:
+def _precision(problem: Problem) -> Any:
     """fp32 is fp32 on every device, unless the caller or `jax.default_matmul_precision` says otherwise."""
-    if problem.precision is not None or jax.config.jax_default_matmul_precision is not None:
+    users = getattr(jax.config, "jax_default_matmul_precision", None)
+    if problem.precision is not None or users is not None:
         return problem.precision
     return None if problem.is_16_bit else jax.lax.Precision.HIGHEST
 

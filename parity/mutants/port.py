@@ -1,4 +1,4 @@
-"""A torch port of Attend, cut into steps so that each can be got wrong on its own. Only mutants.py builds on it.
+"""A torch port of Attend, cut into steps so that each can be got wrong on its own. The rest of this package builds on it.
 
 It computes S1 to S16 in its own way: float32 inside for 16-bit inputs, one path for both modes.
 """
