@@ -119,6 +119,12 @@ def _near_overflow(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> N
         arrays[name] = (array * factor).astype(arrays[name].dtype)
 
 
+def _low_bias(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+    """Every score is 100 lower: nothing changes but the log-sum-exp, which a kernel may exponentiate (pytorch#196678)."""
+    del rng
+    arrays["bias"] = (arrays["bias"].astype(np.float64) - 100).astype(arrays["bias"].dtype)
+
+
 def _identity_value(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
     """value is the identity, so that the output is the matrix of weights itself."""
     del rng
@@ -132,6 +138,7 @@ SPECIAL: dict[str, Edit] = {
     "subnormal": _partly_subnormal("value", "cotangent_output"),
     "subnormal-query": _partly_subnormal("query", "key"),
     "near-overflow": _near_overflow,
+    "low-bias": _low_bias,
     "identity-value": _identity_value,
     "empty-row": _empty_row,
     "empty-rows": _empty_rows,
