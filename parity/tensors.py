@@ -110,6 +110,12 @@ def _sparse(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
         arrays[name] = (array.astype(np.float64) * 4 * (rng.random(array.shape) < 1 / 16)).astype(array.dtype)
 
 
+def _low_bias(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+    """Sparse, and every score 100 lower: only the log-sum-exp changes, which a kernel may exponentiate (pytorch#196678)."""
+    _sparse(arrays, rng)
+    arrays["bias"] = (arrays["bias"].astype(np.float64) - 100).astype(arrays["bias"].dtype)
+
+
 def _near_overflow(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
     """The largest unscaled score is near 50,000, where float16 ends at 65,504."""
     del rng
@@ -117,12 +123,6 @@ def _near_overflow(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> N
     factor = np.sqrt(5e4 / np.abs(np.einsum("bhid,bhjd->bhij", query, key)).max())
     for name, array in (("query", query), ("key", key)):
         arrays[name] = (array * factor).astype(arrays[name].dtype)
-
-
-def _low_bias(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
-    """Every score is 100 lower: nothing changes but the log-sum-exp, which a kernel may exponentiate (pytorch#196678)."""
-    del rng
-    arrays["bias"] = (arrays["bias"].astype(np.float64) - 100).astype(arrays["bias"].dtype)
 
 
 def _identity_value(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
