@@ -144,7 +144,6 @@ class Attention:
             arguments={key: value for key, value in arguments.items() if value != defaults.get(key, False)},
             finite=not self.unseen,
             values=self.values,
-            vanishing=self._vanishing(),
             kind=self.kind,
         )
 
@@ -164,29 +163,6 @@ class Attention:
         if self.layout == "bhnd":
             return (self.batch, heads, length, features)
         return (self.batch, length, heads, features)
-
-    def _vanishing(self) -> frozenset[str]:
-        """The results that are zero, or not there, by construction."""
-        scores = {"dquery", "dkey", "dbias"}
-        everything = scores | {"output", "dvalue", "logsumexp"}
-        if 0 in (self.batch, self.heads, self.q_len, self.kv_len):
-            return frozenset(everything)
-        gone: set[str] = set()
-        if self.value_dim == 0:
-            gone |= {"output", "dvalue"} | (set() if self.logsumexp else scores)
-        # One key seen, or none: the weights are fixed.
-        no_choice = self.kv_len == 1 or (self.corner == "upper_left" and self.q_len == 1)
-        if no_choice and not self.logsumexp:
-            gone |= scores
-        if self.values == "empty-rows":
-            gone |= scores | {"logsumexp"}
-        if self.scale == 0:
-            gone |= {"dquery", "dkey"}
-        if self.bias is not None and self.bias.endswith("1") and not self.logsumexp:
-            gone |= {"dbias"}  # a bias that is constant along j changes nothing
-        if self.dropout == 1:
-            gone |= {"output", "dvalue"} | (set() if self.logsumexp else scores)
-        return frozenset(gone)
 
 
 def _read(key: str, text: str, name: str) -> Any:

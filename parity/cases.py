@@ -31,8 +31,6 @@ class Case:
     `name` is a pytest id, a glob's target and a file name, and says everything needed to make the case again.
     `arguments` holds only what differs from the defaults, so each of its keys is something a side must accept.
     `values` names the special numbers of `tensors.py`; with `finite` False they are NaN or inf (S17).
-    `vanishing` lists the gradients that are zero by construction; any other that is zero everywhere is a fault of
-    the harness.
     """
 
     name: str
@@ -40,7 +38,6 @@ class Case:
     arguments: Mapping[str, Any]
     values: str = "normal"
     finite: bool = True
-    vanishing: frozenset[str] = frozenset()
     kind: str = "exact"
 
     @property

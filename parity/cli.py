@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from parity.attention import DTYPES, Attention
@@ -30,6 +29,10 @@ EXITS = """Exit code: 0 all passed · 1 a mismatch · 2 bad input · 3 an error 
 SuiteOption = Annotated[str, typer.Option("--suite", help="smoke, default, edge, workload or full; see `parity list`.")]
 CaseOption = Annotated[str | None, typer.Option("--case", help="Glob over case names of all suites, or a whole name.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only what did not pass, and the verdict.")]
+
+
+# The parser's own errors. Typer has begun to carry its own copy of click, so the class is found by name.
+ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 
 class Usage(Exception):
@@ -239,10 +242,10 @@ def _guarded(command: Callable[[], Any]) -> int:
     except Usage as error:
         typer.echo(f"parity: {error}", err=True)
         return EXIT_USAGE
-    except click.ClickException as error:
+    except ClickException as error:
         error.show()
         return EXIT_USAGE
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         typer.echo("parity: interrupted", err=True)
         return EXIT_INTERRUPTED
     except BrokenPipeError:

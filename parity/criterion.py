@@ -33,7 +33,8 @@ class Expectation:
     """What one quantity should be: the truth in float64, and how far arithmetic alone may carry it, element by element.
 
     `shared` are the axes over which the reference's own error is taken at its largest. `dtype` and the truth's shape
-    are what both sides must return. `zero` says that the truth is zero wherever it is finite, to float64's rounding.
+    are what both sides must return. `zero` says that the truth is zero wherever it is finite, to float64's rounding;
+    with `vanishing` it has to be, or holds NaN or inf, and is no sign of a case that compares nothing.
     """
 
     truth: np.ndarray
@@ -41,6 +42,7 @@ class Expectation:
     dtype: str
     shared: tuple[int, ...]
     zero: bool = False
+    vanishing: bool = False
 
 
 class Criterion(Protocol):
@@ -56,6 +58,7 @@ def attention(case: Case, arrays: Arrays) -> dict[str, Expectation]:
     """
     with np.errstate(invalid="ignore", over="ignore"):
         widths = truth.attention(case, arrays)
+    vanishing = truth.vanishing(case, arrays)
     dtypes = {"d" + spec.name: spec.dtype for spec in case.tensors if spec.role == "input"}
     dtypes |= {"output": case.dtype, "logsumexp": "float32"}
     layout = case.arguments.get("layout", "bhnd")
@@ -73,6 +76,7 @@ def attention(case: Case, arrays: Arrays) -> dict[str, Expectation]:
             dtype=dtypes[name],
             shared=_shared_axes(name, layout, arrays),
             zero=zero,
+            vanishing=name in vanishing or not case.finite,
         )
     return expectations
 

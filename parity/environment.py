@@ -32,12 +32,12 @@ def machine() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of this checkout, "-dirty" if changed; "unknown" outside one."""
+    """The commit of this checkout, "-dirty" if changed; $PARITY_COMMIT or "unknown" outside one."""
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
             cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return os.environ.get("PARITY_COMMIT", "unknown")
     return answer.stdout.strip()

@@ -86,7 +86,7 @@ def judge_case(case: Case, ports: Sequence[str], seed: int) -> list[Finding]:
         if case.kind == "dropout":
             verdicts = judge_dropout(case, arrays, reference, candidate, criterion.attention)
         else:
-            verdicts = compare(case, expectations, reference, candidate)
+            verdicts = compare(expectations, reference, candidate)
         failed = tuple(verdict.quantity for verdict in verdicts if verdict.status == "failed")
         findings.append(Finding(name, case.name, failed, max((v.bound_ratio for v in verdicts), default=0.0)))
     return findings

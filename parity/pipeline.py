@@ -154,12 +154,16 @@ class Session:
             status, reason = "failed", f"the candidate raised {candidate.raised}"
         else:
             assert slot.arrays is not None
-            verdicts = self._verdicts(case, slot.arrays, reference, candidate)
-            status = worst([verdict.status for verdict in verdicts])
-            bad = [verdict for verdict in verdicts if verdict.status == status]
-            reason = "" if status == "passed" else "; ".join(f"{v.quantity}: {v.reason}" for v in bad)
-            if status == "failed" and case.kind == "exact":
-                cause = diagnose.likely_cause(case, slot.arrays, candidate.arrays, verdicts, self.plan.criterion)
+            try:
+                verdicts = self._verdicts(case, slot.arrays, reference, candidate)
+                status = worst([verdict.status for verdict in verdicts])
+                if status == "failed" and case.kind == "exact":
+                    cause = diagnose.likely_cause(case, slot.arrays, candidate.arrays, verdicts, self.plan.criterion)
+            except Exception as fault:  # ours; it costs this case, not the results already made
+                status, reason = "error", f"a fault of the harness: {type(fault).__name__}: {fault}"
+            else:
+                bad = [verdict for verdict in verdicts if verdict.status == status]
+                reason = "" if status == "passed" else "; ".join(f"{v.quantity}: {v.reason}" for v in bad)
         device = self._hellos["candidate"].environment
         return CaseResult(
             name=case.name,
@@ -182,7 +186,7 @@ class Session:
     ) -> list[Verdict]:
         if case.kind == "dropout":
             return judge_dropout(case, arrays, reference.arrays, candidate.arrays, self.plan.criterion)
-        return compare(case, self.plan.criterion(case, arrays), reference.arrays, candidate.arrays)
+        return compare(self.plan.criterion(case, arrays), reference.arrays, candidate.arrays)
 
 
 def run(plan: Plan, listener: Listener = lambda result: None) -> Report:

@@ -111,7 +111,7 @@ def _sparse(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
 
 
 def _low_bias(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
-    """Sparse, and every score 100 lower: only the log-sum-exp changes, which a kernel may exponentiate (pytorch#196678)."""
+    """Sparse, and every score 100 lower: only the log-sum-exp changes, as in pytorch#196678."""
     _sparse(arrays, rng)
     arrays["bias"] = (arrays["bias"].astype(np.float64) - 100).astype(arrays["bias"].dtype)
 

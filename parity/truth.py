@@ -95,6 +95,31 @@ def attention(case: Case, arrays: Arrays) -> dict[str, Width]:
     return result
 
 
+def vanishing(case: Case, arrays: Arrays) -> frozenset[str]:
+    """The quantities that are zero by construction; any other that is zero everywhere is a fault of the harness."""
+    scores = {"dquery", "dkey", "dbias"}
+    first, second = (1, 2) if case.arguments.get("layout", "bhnd") == "bhnd" else (2, 1)
+    shape = arrays["query"].shape
+    scores_shape = (shape[0], shape[first], shape[second], arrays["key"].shape[second])
+    if 0 in scores_shape:
+        return frozenset(scores | {"output", "dvalue", "logsumexp"})
+    through_lse = "cotangent_logsumexp" in arrays
+    allowed = np.broadcast_to(_allowed(case, arrays, *scores_shape[2:]), scores_shape)
+    kept = np.broadcast_to(_dropout(case, arrays), scores_shape) > 0
+    # A row with one key, or none, has nothing to choose; a row that is dropped whole has nothing to pass on.
+    chooses = (allowed.sum(axis=-1) > 1) & kept.any(axis=-1) & (arrays["value"].shape[-1] > 0)
+    gone = set() if chooses.any() or (through_lse and allowed.any()) else set(scores)
+    if not kept.any() or arrays["value"].shape[-1] == 0:
+        gone |= {"output", "dvalue"}
+    if not allowed.any():
+        gone |= {"logsumexp"}
+    if case.arguments.get("scale") == 0:
+        gone |= {"dquery", "dkey"}
+    if "bias" in arrays and arrays["bias"].shape[-1] == 1 and not through_lse:
+        gone |= {"dbias"}  # a bias that is constant along j changes nothing
+    return frozenset(gone)
+
+
 def _head(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, g: np.ndarray, bias: np.ndarray | None, allowed: np.ndarray,
     m: np.ndarray, gl: np.ndarray | None, scale: float, lowest: float,

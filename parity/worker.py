@@ -43,7 +43,7 @@ def main(connection: Connection, spec: Spec, options: Options) -> None:
     while True:
         try:
             job = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the pipeline is gone
             return
         if job is None:
             return

@@ -24,7 +24,7 @@ def set_up(options: Options) -> None:
         raise BadSpec("--device gpu: torch sees no GPU here (torch.cuda.is_available() is False)")
     _device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
     if _device.type == "cuda":
-        torch.cuda.current_blas_handle()  # or the first backward pass warns that it had to make one
+        torch.ones(1, 1, device=_device) @ torch.ones(1, 1, device=_device)  # or the first backward pass warns
 
 
 def environment() -> dict[str, str]:
