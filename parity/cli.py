@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from parity.attention import DTYPES, Attention
+from parity.errors import BadInput
 from parity.results import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
 
 app = typer.Typer(
@@ -33,10 +34,6 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only what did 
 
 # The parser's own errors. Typer has begun to carry its own copy of click, so the class is found by name.
 ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-
-
-class Usage(Exception):
-    """Bad input: exit 2, in words."""
 
 
 @app.command(epilog=EXITS)
@@ -71,33 +68,30 @@ def run(
     from parity.process import default_cache_dir
     from parity.report import writers
     from parity.runner import run_and_report, run_fuzz
-    from parity.spec import BadSpec, Spec
+    from parity.spec import Spec
 
     dtypes = _names("--dtype", dtype, DTYPES)
     chosen = _choose(suite, case, fuzz, seed, dtypes)
     cases, empty_shard = _shard(chosen, shard)
     if device not in (None, "cpu", "gpu"):
-        raise Usage(f"--device must be cpu or gpu; got {device!r}")
+        raise BadInput(f"--device must be cpu or gpu; got {device!r}")
     implementations = _implementations(implementation)
     outputs = writers(json=json, junit=junit, save_failures=save_failures)
-    try:
-        plan = Plan(
-            cases=[attention.case() for attention in cases],
-            reference=Spec.parse(reference),
-            candidate=Spec.parse(candidate),
-            seed=seed,
-            device=device,
-            implementations=implementations,
-            timeout=timeout,
-            fail_fast=fail_fast,
-            cache_dir=default_cache_dir(),
-            empty_shard=empty_shard,
-        )
-        if fuzz is not None:
-            return run_fuzz(plan, cases, outputs, quiet=quiet)
-        return run_and_report(plan, outputs, quiet=quiet)
-    except BadSpec as error:
-        raise Usage(str(error)) from None
+    plan = Plan(
+        cases=[attention.case() for attention in cases],
+        reference=Spec.parse(reference),
+        candidate=Spec.parse(candidate),
+        seed=seed,
+        device=device,
+        implementations=implementations,
+        timeout=timeout,
+        fail_fast=fail_fast,
+        cache_dir=default_cache_dir(),
+        empty_shard=empty_shard,
+    )
+    if fuzz is not None:
+        return run_fuzz(plan, cases, outputs, quiet=quiet)
+    return run_and_report(plan, outputs, quiet=quiet)
 
 
 @app.command("list")
@@ -160,10 +154,7 @@ def mutate(
     _suite(suite)
     if json is not None:
         check_writable("--json", json)
-    try:
-        return mutation.main(suite, mutant, seed, json, quiet=quiet)
-    except mutation.NoSuchPort as error:
-        raise Usage(str(error)) from None
+    return mutation.main(suite, mutant, seed, json, quiet=quiet)
 
 
 def _names(option: str, text: str | None, known: Sequence[str]) -> tuple[str, ...]:
@@ -172,14 +163,14 @@ def _names(option: str, text: str | None, known: Sequence[str]) -> tuple[str, ..
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
         if name not in known:
-            raise Usage(f"{option} must be one or more of {', '.join(known)}, separated by commas; got {name!r}")
+            raise BadInput(f"{option} must be one or more of {', '.join(known)}, separated by commas; got {name!r}")
     return names
 
 
 def _implementations(text: str | None) -> tuple[str, ...]:
     names = () if text is None else tuple(name.strip() for name in text.split(","))
     if "" in names:
-        raise Usage(f"--implementation must be NAME or NAME,NAME; got {text!r}")
+        raise BadInput(f"--implementation must be NAME or NAME,NAME; got {text!r}")
     return names
 
 
@@ -187,7 +178,7 @@ def _suite(name: str) -> list[Attention]:
     from parity import suites
 
     if name not in suites.SUITES:
-        raise Usage(f"--suite must be one of {', '.join(suites.SUITES)}; got {name!r}")
+        raise BadInput(f"--suite must be one of {', '.join(suites.SUITES)}; got {name!r}")
     return list(suites.suite(name))
 
 
@@ -195,7 +186,7 @@ def _choose(suite: str, glob: str | None, fuzz: int | None, seed: int, dtypes: t
     """The cases that were asked for."""
     if fuzz is not None:
         if glob is not None:
-            raise Usage("--fuzz draws its own cases; leave out --case")
+            raise BadInput("--fuzz draws its own cases; leave out --case")
         from parity.fuzz import draw
 
         return draw(fuzz, seed, dtypes or DTYPES)
@@ -204,16 +195,23 @@ def _choose(suite: str, glob: str | None, fuzz: int | None, seed: int, dtypes: t
         # Prefer the suite that was asked for, then any, then a name that says everything itself.
         cases = _match(cases, glob) or _match(_suite("full") + _suite("workload"), glob)
         if not cases:
-            try:
-                cases = [Attention.parse(glob)]
-            except ValueError as error:
-                raise Usage(f"--case {glob!r} matches no case (see `parity list --suite full`), and {error}") from None
+            cases = [_by_name(glob)]
     if dtypes:
         kept = [case for case in cases if case.dtype in dtypes]
         if not kept:
-            raise Usage(f"no case that was asked for is in {', '.join(dtypes)}")
+            raise BadInput(f"no case that was asked for is in {', '.join(dtypes)}")
         cases = kept
     return cases
+
+
+def _by_name(name: str) -> Attention:
+    """A case that stands in no suite, from its name: a fuzz case, or one made up."""
+    if "=" not in name and not name.startswith("fuzz-"):
+        raise BadInput(f"--case {name!r} matches no case; see `parity list --suite full`")
+    try:
+        return Attention.parse(name)
+    except ValueError as error:
+        raise BadInput(f"--case {name!r} matches no case (see `parity list --suite full`), and {error}") from None
 
 
 def _match(cases: list[Attention], glob: str) -> list[Attention]:
@@ -226,7 +224,7 @@ def _shard(cases: list[Attention], shard: str | None) -> tuple[list[Attention], 
         return cases, False
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise Usage(f"--shard must be i/n with 1 <= i <= n, as 2/3; got {shard!r}")
+        raise BadInput(f"--shard must be i/n with 1 <= i <= n, as 2/3; got {shard!r}")
     part = cases[int(match[1]) - 1 :: int(match[2])]
     return part, not part
 
@@ -239,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _guarded(command: Callable[[], Any]) -> int:
     try:
         return int(command() or 0)
-    except Usage as error:
+    except BadInput as error:
         typer.echo(f"parity: {error}", err=True)
         return EXIT_USAGE
     except ClickException as error:

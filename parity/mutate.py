@@ -25,6 +25,7 @@ from parity import criterion, suites, tensors
 from parity.cases import Case
 from parity.compare import compare
 from parity.dropout import judge_dropout
+from parity.errors import BadInput
 from parity.report import terminal
 from parity.results import EXIT_INTERRUPTED, EXIT_MISMATCH
 
@@ -37,10 +38,6 @@ class Finding:
     case: str
     failed: tuple[str, ...]
     ratio: float
-
-
-class NoSuchPort(Exception):
-    """No port of the catalogue matches."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +93,7 @@ def main(suite: str, glob: str | None, seed: int, json: Path | None, *, quiet: b
     """Run the matrix, print it, and return 0 if all wrong ports are caught and no honest one is rejected.
 
     Raises:
-      NoSuchPort: no port matches the glob.
+      BadInput: no port matches the glob.
     """
     start, console = time.monotonic(), Console()
     cases = [attention.case() for attention in suites.suite(suite)]
@@ -109,7 +106,7 @@ def main(suite: str, glob: str | None, seed: int, json: Path | None, *, quiet: b
         try:
             ports = [port for port in pool.submit(catalogue).result() if fnmatch.fnmatchcase(port.name, glob or "*")]
             if not ports:
-                raise NoSuchPort(f"--mutant {glob!r} matches no port; leave it out to see them all")
+                raise BadInput(f"--mutant {glob!r} matches no port; leave it out to see them all")
             names = [port.name for port in ports]
             futures = [pool.submit(judge_case, case, names, seed) for case in cases]
             with terminal.progress(console) as bar:

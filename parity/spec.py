@@ -16,13 +16,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from parity.cases import Case
+from parity.errors import BadInput
 
 FRAMEWORKS = ("torch", "jax")
 # Where a class inherits from, as (root package, class name) -> what kind of module it is.
 _BASES = {("torch", "Module"): "torch", ("flax.nnx", "Module"): "nnx", ("flax.linen", "Module"): "linen"}
 
 
-class BadSpec(Exception):
+class BadSpec(BadInput):
     """The SPEC names nothing that can be judged; the message says what was expected, what came, what to do."""
 
 

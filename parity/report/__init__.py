@@ -6,23 +6,20 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from parity.errors import BadInput
 from parity.results import Report
 
 Writer = Callable[[Report], None]
 
 
-class Unwritable(ValueError):
-    """A report could not be written; found out before the run, so that nothing is lost."""
-
-
 def check_writable(option: str, path: Path) -> None:
-    """Raise Unwritable unless a file can be written there."""
+    """Raise BadInput unless a file can be written there: before the run, so that nothing is lost."""
     if path.is_dir():
-        raise Unwritable(f"{option} must be a file; {path} is a folder")
+        raise BadInput(f"{option} must be a file; {path} is a folder")
     if not path.parent.is_dir():
-        raise Unwritable(f"{option}: there is no folder {path.parent}; create it first")
+        raise BadInput(f"{option}: there is no folder {path.parent}; create it first")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise Unwritable(f"{option}: {path} cannot be written")
+        raise BadInput(f"{option}: {path} cannot be written")
 
 
 def writers(*, json: Path | None, junit: Path | None, save_failures: Path | None) -> list[Writer]:
@@ -38,12 +35,12 @@ def writers(*, json: Path | None, junit: Path | None, save_failures: Path | None
             found.append(lambda report, write=write, path=path: write(report, path))  # type: ignore[misc]
     if save_failures is not None:
         if save_failures.exists() and not save_failures.is_dir():
-            raise Unwritable(f"--save-failures must be a folder; {save_failures} is a file")
+            raise BadInput(f"--save-failures must be a folder; {save_failures} is a file")
         try:
             save_failures.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise Unwritable(f"--save-failures: {save_failures} cannot be created ({error.strerror})") from None
+            raise BadInput(f"--save-failures: {save_failures} cannot be created ({error.strerror})") from None
         if not os.access(save_failures, os.W_OK):
-            raise Unwritable(f"--save-failures: {save_failures} cannot be written")
+            raise BadInput(f"--save-failures: {save_failures} cannot be written")
         found.append(lambda report: tensors.write(report, save_failures))
     return found
