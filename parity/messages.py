@@ -57,3 +57,4 @@ class Outcome:
     refused: str | None = None
     lost: str | None = None
     seconds: float = 0.0
+    peak_mib: int = 0

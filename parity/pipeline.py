@@ -15,7 +15,7 @@ from parity.cases import Case
 from parity.compare import Verdict, compare, worst
 from parity.criterion import Criterion, attention
 from parity.dropout import judge_dropout
-from parity.environment import machine
+from parity.environment import machine, peak_mib
 from parity.messages import Hello, Job, Options, Outcome
 from parity.process import Side, wait_for
 from parity.results import CaseResult, Report
@@ -86,9 +86,15 @@ class Session:
         except BaseException:
             self.close()
             raise
+        self._peaks = dict.fromkeys(self._sides, 0)
         self.environment = machine()
         for hello in self._hellos.values():
             self.environment |= hello.environment
+
+    @property
+    def peak_mib(self) -> int:
+        """The most memory that both sides and this process have held, added up, in MiB."""
+        return sum(self._peaks.values()) + peak_mib()
 
     def close(self) -> None:
         for side in self._sides.values():
@@ -115,6 +121,7 @@ class Session:
                     outcome = side.poll()
                     if outcome is not None:
                         slots[outcome.key].outcomes[label] = outcome
+                        self._peaks[label] = max(self._peaks[label], outcome.peak_mib)
                 continue
             result = self._judge(slot)
             slots[judged] = _Slot(slot.case, slot.implementation, slot.skip)  # lets go of the arrays
@@ -198,7 +205,7 @@ def run(plan: Plan, listener: Listener = lambda result: None) -> Report:
     start = time.monotonic()
     results: list[CaseResult] = []
     environment: dict[str, str] = machine()
-    interrupted = False
+    interrupted, memory = False, 0
 
     def collect(result: CaseResult) -> None:
         results.append(result)
@@ -214,9 +221,10 @@ def run(plan: Plan, listener: Listener = lambda result: None) -> Report:
             interrupted = True
         finally:
             if session is not None:
+                memory = session.peak_mib
                 session.close()
     environment = {"seed": str(plan.seed)} | environment
-    return Report(environment, tuple(results), time.monotonic() - start, interrupted, plan.empty_shard)
+    return Report(environment, tuple(results), time.monotonic() - start, memory, interrupted, plan.empty_shard)
 
 
 def _full(spec: Spec) -> str:

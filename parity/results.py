@@ -39,11 +39,12 @@ class CaseResult:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A whole run."""
+    """A whole run. `peak_mib` is the most memory that all its processes have held, added up."""
 
     environment: Mapping[str, str]
     results: tuple[CaseResult, ...]
     seconds: float = 0.0
+    peak_mib: int = 0
     interrupted: bool = False
     empty_shard: bool = False
 

@@ -27,7 +27,7 @@ def run_and_report(plan: Plan, outputs: Sequence[Writer], *, quiet: bool) -> int
 def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Run random cases; each that fails is shrunk, and the small one stands beside it."""
     console = Console()
-    start, results, interrupted, session = time.monotonic(), list[CaseResult](), False, None
+    start, results, interrupted, session, memory = time.monotonic(), list[CaseResult](), False, None, 0
     environment: dict[str, str] = {}
     try:
         session = Session(plan)
@@ -45,8 +45,9 @@ def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], 
         interrupted = True
     finally:
         if session is not None:
+            memory = session.peak_mib
             session.close()
-    report = Report(environment, tuple(results), time.monotonic() - start, interrupted)
+    report = Report(environment, tuple(results), time.monotonic() - start, memory, interrupted)
     return _finish(console, report, outputs, quiet=True)
 
 

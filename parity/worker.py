@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from parity import spec as specs
+from parity.environment import peak_mib
 from parity.messages import Bad, Hello, Job, Options, Outcome
 from parity.spec import BadSpec, Spec
 
@@ -131,8 +132,8 @@ def _run(side: ModuleType, target: Any, face: specs.Interface, job: Job) -> Outc
         refused = any(base.__name__ == "ImplementationRefused" for base in type(error).__mro__)
         words = str(error) if refused else _words(error)
         field = {"refused": words} if refused else {"raised": words}
-        return Outcome(job.key, seconds=time.perf_counter() - start, **field)  # type: ignore[arg-type]
-    return Outcome(job.key, arrays, seconds=time.perf_counter() - start)
+        return Outcome(job.key, seconds=time.perf_counter() - start, peak_mib=peak_mib(), **field)  # type: ignore[arg-type]
+    return Outcome(job.key, arrays, seconds=time.perf_counter() - start, peak_mib=peak_mib())
 
 
 def _words(error: BaseException) -> str:

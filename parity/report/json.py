@@ -22,6 +22,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "summary": counts,
         "interrupted": report.interrupted,
         "seconds": round(report.seconds, 3),
+        "peak_mib": report.peak_mib,
         "exit_code": report.exit_code,
         "cases": [
             {

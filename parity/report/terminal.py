@@ -73,7 +73,7 @@ def summary(report: Report) -> str:
     ratios = [v.bound_ratio for r in report.results if r.status == "passed" for v in r.verdicts]
     largest = f"; largest error / bound of those that passed {_ratio(max(ratios))}" if ratios else ""
     interrupted = "[bold red]interrupted[/]: " if report.interrupted else ""
-    return f"{interrupted}{counts} in {report.seconds:.1f} s{largest}"
+    return f"{interrupted}{counts} in {report.seconds:.1f} s, {report.peak_mib} MiB{largest}"
 
 
 def _label(result: CaseResult) -> str:
