@@ -187,9 +187,9 @@ def _choose(suite: str, glob: str | None, fuzz: int | None, seed: int, dtypes: t
     if fuzz is not None:
         if glob is not None:
             raise BadInput("--fuzz draws its own cases; leave out --case")
-        from parity.fuzz import draw
+        from parity.fuzz import draw, says_something
 
-        return draw(fuzz, seed, dtypes or DTYPES)
+        return draw(fuzz, seed, dtypes or DTYPES, lambda case: says_something(case, seed))
     cases = _suite(suite)
     if glob is not None:
         # Prefer the suite that was asked for, then any, then a name that says everything itself.

@@ -44,6 +44,14 @@ class Expectation:
     zero: bool = False
     vanishing: bool = False
 
+    @property
+    def says_something(self) -> bool:
+        """The bound of arithmetic alone is below half the spread of the truth, which leaves room for the reference."""
+        if self.truth.size == 0:
+            return True
+        spread = self.truth.std() if self.truth.size > 1 else abs(self.truth.item())
+        return bool(np.median(ARITHMETIC_FACTOR * self.width) < 0.5 * spread)
+
 
 class Criterion(Protocol):
     """From a case and its arrays to what its quantities should be."""

@@ -78,6 +78,7 @@ LONG = (
     Attention(
         rule="long", batch=1, heads=1, kv_heads=1, q_len=1100, kv_len=1100, causal=True, head_dim=16, value_dim=16
     ),
+    Attention(rule="long", batch=1, heads=1, kv_heads=1, q_len=257, kv_len=2060, causal=True, bias="hij"),
     Attention(rule="long", batch=1, heads=1, kv_heads=1, q_len=1100, kv_len=1061, head_dim=16, value_dim=16, bias="ij"),
     Attention(
         rule="long",
@@ -98,12 +99,13 @@ WORKLOAD = {
     "space": Attention(batch=8, heads=8, kv_heads=8, q_len=256, kv_len=256, head_dim=64, value_dim=64, bias="hij"),
     "time": Attention(batch=256, heads=8, kv_heads=8, q_len=8, kv_len=8, head_dim=64, value_dim=64, bias="hij"),
     "time-causal": Attention(
-        batch=256, heads=8, kv_heads=8, q_len=16, kv_len=16, head_dim=64, value_dim=64, bias="hij", causal=True
+        batch=256, heads=8, kv_heads=8, q_len=8, kv_len=8, head_dim=64, value_dim=64, bias="hij", causal=True
     ),
     "middle": Attention(batch=8, heads=8, kv_heads=8, q_len=64, kv_len=64, head_dim=64, value_dim=64, bias="hij"),
     "middle-time": Attention(batch=64, heads=8, kv_heads=8, q_len=8, kv_len=8, head_dim=64, value_dim=64, bias="hij"),
 }
 BIG_WORKLOAD = {
+    "time-video": dataclasses.replace(WORKLOAD["time-causal"], q_len=16, kv_len=16),
     "space-video": dataclasses.replace(WORKLOAD["space"], batch=16),
     "space-256": dataclasses.replace(WORKLOAD["space"], batch=1, q_len=1024, kv_len=1024),
     "time-256": dataclasses.replace(WORKLOAD["time"], batch=1024, q_len=16, kv_len=16),
@@ -224,6 +226,27 @@ SMOKE = (
 )
 
 
+# The same for what every Attend has: its three options and a bias, on more sizes. It judges those who have no more.
+SIZES: dict[str, Row] = {
+    "13x13": {},
+    "16x16": {"batch": 3, "heads": 3, "kv_heads": 3, "q_len": 16, "kv_len": 16, "head_dim": 16, "value_dim": 16},
+    "33x65": {"batch": 1, "heads": 2, "kv_heads": 2, "q_len": 33, "kv_len": 65, "value_dim": 5},
+    "65x33": {"heads": 2, "kv_heads": 2, "q_len": 65, "kv_len": 33, "head_dim": 12, "value_dim": 24},
+    "130x130": {"batch": 1, "heads": 1, "kv_heads": 1, "q_len": 130, "kv_len": 130, "head_dim": 32, "value_dim": 32},
+    "64x64": {"heads": 8, "kv_heads": 8, "q_len": 64, "kv_len": 64, "head_dim": 64, "value_dim": 64},
+    "1x40": {"batch": 4, "heads": 5, "kv_heads": 1, "q_len": 1, "kv_len": 40},
+}
+CORE_AXES: tuple[tuple[Any, ...], ...] = (tuple(SIZES), (False, True), tuple(MODES), tuple(BIASES)[:-1])
+
+
+def core() -> list[Attention]:
+    """Every pair of size, causal, mode and bias form, in float32, where subtle faults show."""
+    return [
+        Attention(rule="core", causal=causal, **SIZES[size], **MODES[mode], **BIASES[bias])
+        for size, causal, mode, bias in AllPairs([list(axis) for axis in CORE_AXES])
+    ]
+
+
 def _unique(cases: Iterable[Attention]) -> list[Attention]:
     return list({case.name: case for case in cases}.values())
 
@@ -231,7 +254,7 @@ def _unique(cases: Iterable[Attention]) -> list[Attention]:
 def _default() -> list[Attention]:
     real = workload({name: WORKLOAD[name] for name in ("space", "time-causal", "middle")}, ("float32",))
     real += workload({name: WORKLOAD[name] for name in ("time", "middle")}, ("bfloat16",))
-    return [*SMOKE, *pairwise(), *LONG, *_edge_core(), *real, *NATIVE_DROPOUT]
+    return [*SMOKE, *pairwise(), *core(), *LONG, *_edge_core(), *real, *NATIVE_DROPOUT]
 
 
 def _edge_core() -> list[Attention]:
