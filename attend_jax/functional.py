@@ -116,6 +116,11 @@ def _normalise(
     one_of("implementation", implementation, dispatch.NAMES)
     check_options(causal=causal, scale=scale, dropout_rate=dropout_rate, layout=layout, precision=precision)
     check_tensors(query, key, value, bias, mask, dropout_mask, layout=layout, dropout_rate=dropout_rate)
+    # JAX makes float32 of NumPy's float64 unless x64 is on; the problem must know the dtype that is computed in.
+    query, key, value, bias, mask, dropout_mask = (
+        jnp.asarray(array) if isinstance(array, np.ndarray) else array
+        for array in (query, key, value, bias, mask, dropout_mask)
+    )
     dropout = None if dropout_rate == 0 else "rng" if dropout_mask is None else "mask"
     if dropout == "rng":
         check_dropout_rng(dropout_rng)

@@ -79,9 +79,11 @@ def attend(
         key, value = (repeat(x, "b h j d -> b (h g) j d", g=group) for x in (key, value))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     corner = CAUSAL[causal]
-    # torch's kernel takes neither a keep-mask nor a generator, and not every backend takes a size of 0.
+    # torch's kernel takes neither a keep-mask nor a generator, not every backend takes a size of 0, and the bias must
+    # have query's dtype: an fp32 one may be infinite in float16.
     fused = implementation == "fused" and dropout_mask is None and dropout_rng is None
-    if fused and 0 not in (*query.shape, *value.shape):
+    fused = fused and 0 not in (*query.shape, *value.shape)
+    if fused and not (bias is not None and query.dtype == torch.float16 and bias.dtype == torch.float32):
         output = _fused(query, key, value, bias, mask, corner, scale, dropout_rate)
     else:
         output = _plain(query, key, value, bias, mask, corner, scale, dropout_rate, dropout_rng, dropout_mask)

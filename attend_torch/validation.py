@@ -88,8 +88,10 @@ def check_tensors(
                 "`dropout_mask` drops weights in training only; got one with a dropout rate of 0 (evaluation). "
                 "Leave it out, or train with a dropout rate above 0."
             )
-        if not isinstance(dropout_mask, torch.Tensor) or tuple(dropout_mask.shape) != scores:
-            got = tuple(dropout_mask.shape) if isinstance(dropout_mask, torch.Tensor) else type(dropout_mask).__name__
+        if not isinstance(dropout_mask, torch.Tensor):
+            raise TypeError(f"`dropout_mask` must be a torch.Tensor; got {type(dropout_mask).__name__}.")
+        if tuple(dropout_mask.shape) != scores:
+            got = tuple(dropout_mask.shape)
             raise ValueError(f"`dropout_mask` must have shape (batch, heads, q_len, kv_len) = {scores}; got {got}.")
         _check_boolean("dropout_mask", dropout_mask, "True = keep")
 

@@ -76,8 +76,8 @@ def judge(
         reference64, candidate64 = reference.astype(np.float64), candidate.astype(np.float64)
         rounded, rounded_theirs = _rounded(expected), _rounded(theirs)
         finite, finite_theirs = np.isfinite(rounded), np.isfinite(rounded_theirs)
-        odd_reference = _class(reference64) != _class(rounded_theirs)
-        odd_candidate = _class(candidate64) != _class(rounded)
+        odd_reference = _misplaced(reference64, rounded_theirs)
+        odd_candidate = _misplaced(candidate64, rounded)
         reference_error = np.where(finite_theirs, np.abs(reference64 - theirs.truth), 0)
         own = np.max(reference_error, axis=expected.shared, keepdims=True, initial=0)
         bound = REFERENCE_FACTOR * own + ARITHMETIC_FACTOR * expected.width
@@ -138,9 +138,11 @@ def _rounded(expected: Expectation) -> np.ndarray:
     return expected.truth.astype(dtype_of(expected.dtype)).astype(np.float64)
 
 
-def _class(array: np.ndarray) -> np.ndarray:
-    """0 for finite numbers, 1 for +inf, 2 for -inf, 3 for NaN."""
-    return np.select([np.isnan(array), np.isposinf(array), np.isneginf(array)], [3, 1, 2], 0)
+def _misplaced(array: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Where NaN, +inf or -inf stands in one and not in the other."""
+    if np.isfinite(array).all() and np.isfinite(truth).all():
+        return np.zeros(truth.shape, bool)
+    return (np.isnan(array) != np.isnan(truth)) | (np.isinf(array) | np.isinf(truth)) & (array != truth)
 
 
 def _meaningless(truth: np.ndarray, bound: np.ndarray) -> bool:

@@ -31,6 +31,8 @@ def refusal(problem: Problem) -> str | None:
         return f"takes float16 and bfloat16 only; got {problem.dtype}"
     if 0 in (*problem.scores_shape, problem.value_dim):
         return "takes no empty arrays"
+    if problem.dtype == jnp.float16 and problem.bias_dtype == jnp.float32:
+        return "would round a float32 bias to float16, where numbers beyond 65504 are infinite"
     if problem.dropout is not None:
         return "its dropout is not a function of the key and the weight's place alone (S6)"
     if problem.return_logsumexp:
@@ -54,7 +56,7 @@ def run(problem: Problem, operands: Operands) -> Result:
         query, key, value = (rearrange(x, "b h n d -> b n h d") for x in (query, key, value))
     static_scale = 1.0 if problem.scale is None else problem.scale
     if scale is not None:  # the kernel takes a compile-time scale only
-        query = query * scale.astype(query.dtype)
+        query = (query.astype(jnp.float32) * scale).astype(query.dtype)
     q_len, kv_len = problem.q_len, problem.kv_len
     if bias is not None:
         # An fp32 bias has given NaN gradients (jax#32242), one that broadcasts over a length fails (jax#28974).
@@ -190,5 +192,9 @@ def _columns(bias: _Bias, start: int, stop: int) -> _Bias:
 
 
 def _lowest(dtype: jax.typing.DTypeLike) -> float:
-    """Far below any score and finite: a whole tile of -inf would be NaN. In bf16 the number that JAX itself uses."""
-    return float(jnp.finfo(dtype).min) if dtype == jnp.float16 else -(2.0**41)
+    """What hides a key behind the bias: below any score that is not itself a fill (S17).
+
+    It is added to the score, not put in its place, so in float16 no finite number is low enough; no row is hidden as a
+    whole, which would make NaN of -inf. In bfloat16 half the lowest, so that log2(e) times it stays finite.
+    """
+    return -jnp.inf if dtype == jnp.float16 else 0.5 * float(jnp.finfo(dtype).min)

@@ -178,6 +178,7 @@ def test_workers_find_the_framework_and_say_why_not():
         "neither:function": "answers neither torch nor JAX arrays",
         "jax:third_party:Attend": "was called a jax module, but it is a torch one",
         "third_party:NeedsMore": "cannot be constructed with dropout, flash and causal alone: TypeError",
+        "leaving:Attend": "took its process down while loading (exit code 3)",
         "dying:Attend": "took its process down while loading (exit code 9)",
     }
     sides = {t: Side(Spec.parse(t), Options(device="cpu"), label="candidate", timeout=60) for t in texts}
