@@ -7,9 +7,12 @@ repeated by its name alone.
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from typing import Any
 
 from parity.cases import Case, TensorSpec
+from parity.tensors import SPECIAL
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -61,7 +64,7 @@ class Attention:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name != "rule" and value != field.default:
-                text = int(value) if isinstance(value, bool) else value
+                text = str(int(value) if isinstance(value, bool) else value).replace("+", "")  # 1e+20 is 1e20
                 parts.append(f"{_SHORT.get(field.name, field.name)}={text}")
         return ",".join(parts)
 
@@ -103,6 +106,12 @@ class Attention:
             (self.kv_heads == self.heads or (self.kv_heads > 0 and self.heads % self.kv_heads == 0), "h % kv == 0"),
             (0 <= self.dropout <= 1, "dropout must lie between 0 and 1"),
             (self.kind in ("exact", "dropout"), "kind must be exact or dropout"),
+            (re.fullmatch(r"[A-Za-z0-9._-]+", self.rule), "it must begin with a rule of letters, digits, . _ -"),
+            (self.values in SPECIAL, f"values must be one of {', '.join(SPECIAL)}"),
+            ("bias" not in self.values or self.bias, f"values={self.values} needs a bias"),
+            (not self.values.startswith(("empty-", "masked-")) or self.mask, f"values={self.values} needs a mask"),
+            (self.scale is None or math.isfinite(self.scale), "scale must be finite"),
+            (0 <= self.std < math.inf, "std must be finite and not negative"),
         ]
         for good, words in problems:
             if not good:

@@ -89,7 +89,7 @@ def run(
         cache_dir=default_cache_dir(),
         empty_shard=empty_shard,
     )
-    if fuzz is not None:
+    if fuzz is not None and cases:
         return run_fuzz(plan, cases, outputs, quiet=quiet)
     return run_and_report(plan, outputs, quiet=quiet)
 

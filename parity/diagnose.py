@@ -27,7 +27,12 @@ def likely_cause(
     failed = [verdict.quantity for verdict in verdicts if verdict.status == "failed"]
     for words, change in SUSPECTS:
         changed = change(case, dict(arrays))
-        if changed is not None and _explains(*changed, candidate, failed, criterion):
+        if changed is None:
+            continue
+        # A suspect's tensor has its gradient in the candidate's own terms (transposed, scaled, none): no witness.
+        edited = {"d" + name for name, array in changed[1].items() if array is not arrays.get(name)}
+        rest = {name: array for name, array in candidate.items() if name not in edited}
+        if _explains(*changed, rest, failed, criterion):
             return words
     return _pattern(case, arrays, candidate, failed, criterion)
 
@@ -64,8 +69,10 @@ def _pattern(case: Case, arrays: Arrays, candidate: Arrays, failed: list[str], c
         for factor, words in ((2.0, "twice"), (0.5, "half"), (-1.0, "minus")):
             if np.all(np.abs(number - factor * truth) <= _ROOM * expectations[name].width * max(1, abs(factor))):
                 return f"{name} is {words} what it should be"
-    if "output" in whole and "mask" in case.needs | set(case.arguments) | {"causal"} & set(case.arguments):
-        rows = np.abs(whole["output"] - expectations["output"].truth).max(axis=-1) > 0
+    if "output" in whole and {"mask", "causal"} & case.needs:
+        expected = expectations["output"]
+        wrong = np.abs(whole["output"] - expected.truth) > _ROOM * expected.width
+        rows = wrong.any(axis=-1)
         if rows.any() and not whole["output"][rows].any():
             return "rows that may attend nothing are zero: here they are the mean of value (S4)"
     relative = [_relative(whole[name], expectations[name].truth) for name in whole]
@@ -152,10 +159,10 @@ SUSPECTS: tuple[tuple[str, Callable[[Case, dict[str, np.ndarray]], Changed]], ..
     ("the bias is scaled with the scores; it is added after the scale (S2)", _scaled_bias),
     ("the mask is ignored", _tensor("mask", np.ones_like)),
     ("the mask is inverted: True = attend", _tensor("mask", np.logical_not)),
+    ("the default scale is used instead of the given one", lambda case, arrays: (_without(case, "scale"), arrays)),
     ("the scale is missing", _scale(lambda d, e: 1.0)),
     ("the scale is applied twice", _scale(lambda d, e: 1 / d)),
     ("the scale is that of value's head size", _scale(lambda d, e: max(e, 1) ** -0.5)),
-    ("the default scale is used instead of the given one", lambda case, arrays: (_without(case, "scale"), arrays)),
     ("grouped heads are taken in turn; query head n reads key head n // group (S13)", _kv_heads_in_turn),
     ("dropout_mask is ignored", lambda case, arrays: (_without(case, "dropout"), {k: v for k, v in arrays.items() if k != "dropout_mask"})),
     ("dropout_mask is inverted: True = keep", _tensor("dropout_mask", np.logical_not)),

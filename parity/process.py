@@ -34,6 +34,7 @@ class Side:
         try:
             message = self._connection.recv()
         except EOFError:
+            self._process.join()
             code = self._process.exitcode
             raise BadSpec(
                 f"the {self.label} {self._spec} took its process down while loading (exit code {code})"

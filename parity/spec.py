@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 from parity.cases import Case
@@ -114,9 +115,10 @@ def load(spec: Spec) -> Any:
         if error.name and (spec.module == error.name or spec.module.startswith(error.name + ".")):
             raise BadSpec(f"there is no module {error.name!r} on the path or in {os.getcwd()}") from None
         raise BadSpec(f"module {spec.module!r} needs {error.name!r}, which is not installed") from None
-    except Exception:
+    except Exception as error:
         # Their traceback, not ours: drop the frames of this file and of importlib.
-        lines = traceback.format_exc(limit=-3)
+        error.__traceback__ = _theirs(error.__traceback__)
+        lines = "".join(traceback.format_exception(error))
         raise BadSpec(f"importing {spec.module!r} failed:\n{lines}") from None
     target: Any = module
     for part in spec.name.split("."):
@@ -128,6 +130,16 @@ def load(spec: Spec) -> Any:
     if not callable(target):
         raise BadSpec(f"{spec} is a {type(target).__name__}; expected a class like Attend or a function like attend")
     return target
+
+
+def _theirs(frames: TracebackType | None) -> TracebackType | None:
+    while (
+        frames is not None
+        and frames.tb_next is not None
+        and (frames.tb_frame.f_code.co_filename == __file__ or "importlib" in frames.tb_frame.f_code.co_filename)
+    ):
+        frames = frames.tb_next
+    return frames
 
 
 def interface(target: Any, framework: str) -> Interface:
