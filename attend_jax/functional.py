@@ -51,7 +51,8 @@ def attend(
       return_logsumexp: also return the log of the sum of the exponentials of the allowed scores (S15), float32
         (float64 for float64 inputs), differentiable; -inf with zero gradient for a row that may attend nothing.
       implementation: "auto", "einsum" or "cudnn". None of them changes what is computed, as long as no input
-        holds NaN or inf (S17); see `explain`.
+        holds NaN or inf (S17); see `explain`. cuDNN, which "auto" takes on CUDA for 16-bit inputs, has no forward mode
+        and no second derivatives; "einsum" has both.
       precision: of the products, as jax.lax.dot_general takes it. None means accurate to fp32 for fp32 inputs on
         every device, unless `jax.default_matmul_precision` is set.
 

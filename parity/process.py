@@ -13,6 +13,9 @@ from parity import worker
 from parity.messages import Bad, Hello, Job, Options, Outcome
 from parity.spec import BadSpec, Spec
 
+# Seconds that a side may take to import its framework and its target, on a busy machine.
+LOADING = 120.0
+
 _CONTEXT = multiprocessing.get_context("spawn")  # forking a process that has started JAX or torch deadlocks
 
 
@@ -31,6 +34,10 @@ class Side:
 
     def hello(self) -> Hello:
         """Wait until the worker is ready; raise BadSpec if the target is no use."""
+        limit = max(self._timeout, LOADING)
+        if not self._connection.poll(limit):
+            self.close()
+            raise BadSpec(f"the {self.label} {self._spec} was not ready after {limit:g} s of loading")
         try:
             message = self._connection.recv()
         except EOFError:
