@@ -17,7 +17,7 @@ from parity.tensors import SPECIAL
 DTYPES = ("float32", "bfloat16", "float16")
 
 # The axes that a bias or a mask spans; `1` is an axis of size 1, leading axes may be absent (S2).
-FORMS = ("ij", "hij", "1hij", "b1ij", "bh1j", "bhi1", "111j", "bhij")
+FORMS = ("j", "ij", "hij", "11ij", "1hij", "b11j", "b1ij", "bh1j", "bhi1", "111j", "bhij")
 
 _SHORT = {
     "batch": "b",
@@ -152,6 +152,9 @@ class Attention:
             tensors=tuple(tensors),
             arguments={key: value for key, value in arguments.items() if value != defaults.get(key, False)},
             finite=not self.unseen,
+            grouped=1 < self.kv_heads < self.heads,
+            # In every case it would cost JAX a quarter more of compiling.
+            inference=self.rule == "core" and self.bias in (None, "hij"),
             values=self.values,
             kind=self.kind,
         )

@@ -30,7 +30,8 @@ class Case:
 
     `name` is a pytest id, a glob's target and a file name, and says everything needed to make the case again.
     `arguments` holds only what differs from the defaults, so each of its keys is something a side must accept.
-    `values` names the special numbers of `tensors.py`; with `finite` False they are NaN or inf (S17).
+    `values` names the special numbers of `tensors.py`; with `finite` False they are NaN or inf (S17). `grouped` means
+    fewer key heads than query heads, and more than one (S13). With `inference` the call is made without gradients too.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Case:
     arguments: Mapping[str, Any]
     values: str = "normal"
     finite: bool = True
+    grouped: bool = False
+    inference: bool = False
     kind: str = "exact"
 
     @property

@@ -11,6 +11,8 @@ from parity.cases import Arrays
 from parity.criterion import ARITHMETIC_FACTOR, DEPARTURE_FACTOR, REFERENCE_FACTOR, Expectation
 from parity.tensors import dtype_of
 
+# What a side returns beside an output: that of the same call without gradients.
+INFERENCE = "_inference"
 # How bad a status is; a case has the worst of its quantities'.
 SEVERITY = {"passed": 0, "skipped": 1, "inconclusive": 2, "failed": 3, "error": 4}
 
@@ -44,7 +46,14 @@ def compare(expectations: Mapping[str, Expectation], reference: Arrays, candidat
     verdicts = []
     for name, expectation in expectations.items():
         verdict = _vacuous(name, expectation, reference, candidate)
-        verdicts.append(verdict or judge(name, expectation, reference.get(name), candidate.get(name)))
+        verdict = verdict or judge(name, expectation, reference.get(name), candidate.get(name))
+        if verdict.status == "passed" and name + INFERENCE in candidate:
+            # The same call without gradients: other code may run, and it is the code that is shipped.
+            theirs = reference.get(name + INFERENCE, reference.get(name))
+            without = judge(name, expectation, theirs, candidate[name + INFERENCE])
+            if without.status != "passed":
+                verdict = dataclasses.replace(without, reason=f"in a call without gradients: {without.reason}")
+        verdicts.append(verdict)
     return verdicts
 
 

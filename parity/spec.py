@@ -20,6 +20,8 @@ from parity.cases import Case
 from parity.errors import BadInput
 
 FRAMEWORKS = ("torch", "jax")
+TRAINING, EVALUATION = ("train", "training", "is_training"), ("deterministic", "inference")
+RNG_NAMES = ("dropout_rng", "rng", "key", "dropout_key")
 # Where a class inherits from, as (root package, class name) -> what kind of module it is.
 _BASES = {("torch", "Module"): "torch", ("flax.nnx", "Module"): "nnx", ("flax.linen", "Module"): "linen"}
 
@@ -57,7 +59,8 @@ class Spec:
 class Interface:
     """How a target is called, and which arguments it takes, by name.
 
-    `kind` is "torch", "nnx", "linen" (classes of these), "class" (any other class) or "function".
+    `kind` is "torch", "nnx", "linen" (classes of these), "class" (any other class) or "function" (an instance too).
+    `corners` says that it tells causal's strings apart (S10), `groups` that it does grouped heads (S13).
     """
 
     framework: str
@@ -65,6 +68,7 @@ class Interface:
     constructor: frozenset[str]
     call: frozenset[str]
     corners: bool = True
+    groups: bool = True
 
     def missing(self, case: Case) -> str | None:
         """Why this target cannot run the case, or None."""
@@ -76,11 +80,27 @@ class Interface:
             return f"does not accept {', '.join(lacking)}"
         if isinstance(self._causal(case), str) and not self.corners:
             return "does not tell causal='upper_left' from causal='lower_right'"
-        if case.kind == "dropout" and self.kind in ("function", "nnx") and self.framework == "jax":
-            wanted = {"function": "dropout_rng", "nnx": "rngs"}[self.kind]
-            if wanted not in self.constructor | self.call:
-                return f"does not accept {wanted}"
+        if case.grouped and not self.groups:
+            return "does not do grouped heads (S13)"
+        needs_rng = case.kind == "dropout" and self.framework == "jax" and self.kind != "linen"
+        if needs_rng and not {*RNG_NAMES, "rngs"} & (self.constructor | self.call):
+            return f"accepts no rng ({', '.join(RNG_NAMES)} or rngs)"
         return None
+
+    def defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What a constructor gets: of dropout, flash and causal and of what is given, the names it knows."""
+        every = {"dropout": 0.0, "flash": False, "causal": False} | dict(given)
+        every = {self._spelling(name): value for name, value in every.items()}
+        return {name: value for name, value in every.items() if name in self.constructor}
+
+    def flags(self, train: bool) -> dict[str, bool]:
+        """The keywords of the call that say training or evaluation, in all the spellings that people use."""
+        found = {name: train for name in TRAINING if name in self.call}
+        return found | {name: not train for name in EVALUATION if name in self.call}
+
+    def without_dropout(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords of a call in evaluation: a function has no other way to be told."""
+        return {name: 0.0 if name in ("dropout", "dropout_rate") else value for name, value in keywords.items()}
 
     def arguments(self, case: Case, implementation: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
         """The keyword arguments that are no tensors: for the constructor, and for the call."""
@@ -145,6 +165,9 @@ def _theirs(frames: TracebackType | None) -> TracebackType | None:
 def interface(target: Any, framework: str) -> Interface:
     """What the target accepts, from its signatures."""
     kind = module_kind(target)
+    if not isinstance(target, type) and module_kind(type(target)):
+        target_call = getattr(type(target), "forward" if module_kind(type(target)) == "torch" else "__call__")
+        return Interface(framework, "function", frozenset(), frozenset(_names(target_call)))
     if isinstance(target, type):
         # Not the class itself: nnx's metaclass hides its signature.
         constructor = _names(getattr(target, "__init__"))  # noqa: B009
@@ -152,8 +175,8 @@ def interface(target: Any, framework: str) -> Interface:
         # A bare **kwargs is taken at its word for the three that every Attend has.
         if "**" in constructor:
             constructor |= {"dropout", "flash", "causal"}
-        return Interface(framework, kind or "class", frozenset(constructor - {"**", "self"}), frozenset(call - {"**"}))
-    return Interface(framework, "function", frozenset(), frozenset(_names(target) - {"**"}))
+        return Interface(framework, kind or "class", frozenset(constructor - {"**", "self"}), frozenset(call))
+    return Interface(framework, "function", frozenset(), frozenset(_names(target)))
 
 
 def module_kind(target: Any) -> str | None:
@@ -171,6 +194,7 @@ def annotated_framework(target: Any) -> str | None:
     function = target.__call__ if isinstance(target, type) else target
     annotations = getattr(inspect.unwrap(function), "__annotations__", {})
     text = " ".join(value if isinstance(value, str) else f"{value!r}" for value in annotations.values()).lower()
+    text = text.replace("jaxtyping", "")  # it annotates torch's tensors as well
     said = {"torch": "torch" in text, "jax": "jax" in text or "jnp" in text}
     found = [framework for framework, mentioned in said.items() if mentioned]
     return found[0] if len(found) == 1 else None

@@ -1,7 +1,8 @@
 """The suites: tables of cases, one line to add a row.
 
 The default suite is a pairwise cover: every pair of (rule, dtype, mode, bias form, rectangle) stands in some case,
-which takes 130 cases where the product would take 4,000; then lengths beyond any block, the real shapes, and dropout.
+which takes a hundred cases where the product would take 1,800; so does every pair of features, and of what a port of S1
+to S9 can run. Then lengths beyond any block, the edges, the real shapes, and dropout.
 """
 
 from __future__ import annotations
@@ -21,19 +22,13 @@ Row = dict[str, Any]
 # rule -> what it adds to a case. The names are the sections of docs/semantics.md.
 RULES: dict[str, Row] = {
     "S1": {},
-    "S1-scale": {"scale": 0.3},
-    "S1-e": {"value_dim": 12},
     "S3": {"causal": True},
     "S7": {"kv_heads": 1},
-    "S10-lower": {"causal": "lower_right"},
-    "S10-upper": {"causal": "upper_left"},
+    "S10": {"causal": "upper_left"},
     "S12": {"mask": "bhij"},
-    "S12-causal": {"mask": "1hij", "causal": True},
-    "S12-empty": {"mask": "b1ij", "values": "empty-row"},
     "S13": {"kv_heads": 2},
     "S14": {"layout": "bnhd", "causal": True},
     "S15": {"logsumexp": True},
-    "S15-causal": {"logsumexp": True, "causal": True},
     "S16": {"dropout": 0.25},
 }
 MODES: dict[str, Row] = {"plain": {}, "flash": {"flash": True}}
@@ -71,9 +66,6 @@ def pairwise() -> list[Attention]:
 LONG = (
     Attention(rule="long", batch=1, heads=2, kv_heads=2, q_len=300, kv_len=300, causal=True, bias="hij"),
     Attention(rule="long", batch=1, heads=2, kv_heads=1, q_len=130, kv_len=521, causal=True, mask="111j"),
-    Attention(
-        rule="long", batch=1, heads=1, kv_heads=1, q_len=1100, kv_len=1100, causal=True, head_dim=16, value_dim=16
-    ),
     Attention(rule="long", batch=1, heads=1, kv_heads=1, q_len=257, kv_len=2060, causal=True, bias="hij"),
     Attention(rule="long", batch=1, heads=1, kv_heads=1, q_len=1100, kv_len=1061, head_dim=16, value_dim=16, bias="ij"),
     Attention(
@@ -87,6 +79,10 @@ LONG = (
         values="sparse",
         logsumexp=True,
     ),
+    Attention(rule="long", batch=1, heads=1, kv_heads=1, q_len=1700, kv_len=1600, causal=True, head_dim=16),
+    Attention(rule="long", batch=1, heads=1, kv_heads=1, q_len=300, kv_len=130, causal=True),
+    Attention(rule="long", batch=1, heads=1, kv_heads=1, q_len=65, kv_len=130, dtype="float16", values="sparse"),
+    Attention(rule="long", batch=5, heads=12, kv_heads=12, head_dim=128, value_dim=128, causal=True),
     Attention(rule="long", batch=3, heads=6, kv_heads=3, q_len=65, kv_len=64, causal=True, flash=True, bias="bhij"),
 )
 
@@ -123,17 +119,18 @@ def workload(shapes: dict[str, Attention], dtypes: Iterable[str]) -> list[Attent
 
 
 # Dropout by each side's own generator. value is the identity: e = j.
+_DROPOUT: tuple[dict[str, Any], ...] = (
+    {"dropout": 0.1},
+    {"dropout": 0.5, "bias": "hij", "causal": True},
+    {"dropout": 0.5, "flash": True},
+    {"dropout": 0.25, "dtype": "bfloat16", "kv_heads": 2},
+    {"dropout": 1.0},
+    # Enough weights to see a rate that is off by a percent.
+    {"dropout": 0.1, "batch": 8, "heads": 8, "kv_heads": 8, "q_len": 64, "kv_len": 64, "value_dim": 64},
+)
+_NATIVE: Row = {"rule": "S6", "kind": "dropout", "values": "identity-value"}
 NATIVE_DROPOUT = tuple(
-    Attention(
-        rule="S6", kind="dropout", values="identity-value", q_len=32, kv_len=24, value_dim=24, dropout=rate, **extra
-    )
-    for rate, extra in (
-        (0.1, {}),
-        (0.5, {"bias": "hij", "causal": True}),
-        (0.5, {"flash": True}),
-        (0.25, {"dtype": "bfloat16", "kv_heads": 2}),
-        (1.0, {}),
-    )
+    Attention(**({"q_len": 32, "kv_len": 24, "value_dim": 24} | fields), **_NATIVE) for fields in _DROPOUT
 )
 
 _NON_FINITE = (
@@ -176,6 +173,8 @@ EDGE: tuple[Row, ...] = (
     {"rule": "S2", "bias": "hij", "bias_dtype": "float32", "dtype": "float16", "causal": True},
     {"rule": "S4", "q_len": 17, "causal": True, "logsumexp": True},
     {"rule": "S4", "q_len": 17, "kv_len": 3, "causal": True, "bias": "hij"},
+    *({"rule": "S4", "mask": "b1ij", "values": "empty-row", "dtype": dtype} for dtype in ("bfloat16", "float16")),
+    {"rule": "S4", "mask": "b1ij", "values": "empty-row", "bias": "hij", "flash": True, "kv_len": 17},
     {"rule": "S4", "mask": "bhij", "values": "empty-rows"},
     {"rule": "S4", "mask": "bhij", "values": "empty-rows", "flash": True, "logsumexp": True},
     {"rule": "S4", "mask": "bhi1", "bias": "hij", "causal": True, "logsumexp": True},
@@ -197,6 +196,7 @@ EDGE: tuple[Row, ...] = (
         for n in (64, 192)
     ),
     *({"rule": "magnitude", "std": std} for std in (10.0, 1e-3, 0.1)),
+    {"rule": "magnitude", "std": 30.0, "causal": True},
     *({"rule": "scale", "scale": scale} for scale in (-0.5, 1e-3, 1.0, 10.0, 0.0)),
 )
 
@@ -210,7 +210,7 @@ SMOKE = (
     Attention(rule="S4", causal=True, q_len=17, value_dim=12),
     Attention(rule="S7", kv_heads=1),
     Attention(rule="S8", causal=True, flash=True, kv_len=17),
-    Attention(rule="S10-lower", causal="lower_right", flash=True, kv_len=17, dtype="float16"),
+    Attention(rule="S10", causal="lower_right", flash=True, kv_len=17, dtype="float16"),
     Attention(rule="S12", mask="bhij", flash=True, bias="hij"),
     Attention(rule="S12-empty", mask="b1ij", values="empty-row", dtype="bfloat16"),
     Attention(rule="S13", kv_heads=2, scale=0.3),
@@ -228,11 +228,15 @@ SIZES: dict[str, Row] = {
     "16x16": {"batch": 3, "heads": 3, "kv_heads": 3, "q_len": 16, "kv_len": 16, "head_dim": 16, "value_dim": 16},
     "33x65": {"batch": 1, "heads": 2, "kv_heads": 2, "q_len": 33, "kv_len": 65, "value_dim": 5},
     "65x33": {"heads": 2, "kv_heads": 2, "q_len": 65, "kv_len": 33, "head_dim": 12, "value_dim": 24},
-    "130x130": {"batch": 1, "heads": 1, "kv_heads": 1, "q_len": 130, "kv_len": 130, "head_dim": 32, "value_dim": 32},
     "64x64": {"heads": 8, "kv_heads": 8, "q_len": 64, "kv_len": 64, "head_dim": 64, "value_dim": 64},
     "1x40": {"batch": 4, "heads": 5, "kv_heads": 1, "q_len": 1, "kv_len": 40},
 }
-CORE_AXES: tuple[tuple[Any, ...], ...] = (tuple(SIZES), (False, True), tuple(MODES), tuple(BIASES)[:-1])
+CORE_AXES: tuple[tuple[Any, ...], ...] = (
+    tuple(SIZES),
+    (False, True),
+    tuple(MODES),
+    ("none", "hij", "b1ij", "111j", "bhij"),
+)
 
 
 def core() -> list[Attention]:
@@ -243,6 +247,30 @@ def core() -> list[Attention]:
     ]
 
 
+# And once more for what can be combined, in float32: each feature meets each value of every other.
+FEATURES: dict[str, tuple[Any, ...]] = {
+    "causal": (False, True, "lower_right", "upper_left"),
+    "mask": (None, "bhij", "b11j", "11ij", "hij"),
+    "bias": (None, "hij", "b1ij", "j"),
+    "kv_heads": (4, 2, 1),
+    "kv_len": (13, 17, 11),
+    "layout": ("bhnd", "bnhd"),
+    "scale": (None, 0.3),
+    "value_dim": (8, 12),
+    "logsumexp": (False, True),
+    "dropout": (0.0, 0.25),
+    "flash": (False, True),
+    "std": (1.0, 3.0),
+}
+
+
+def features() -> list[Attention]:
+    """Every pair of values of two FEATURES."""
+    return [
+        Attention(rule="pair", **dict(zip(FEATURES, choice, strict=True))) for choice in AllPairs([*FEATURES.values()])
+    ]
+
+
 def _unique(cases: Iterable[Attention]) -> list[Attention]:
     return list({case.name: case for case in cases}.values())
 
@@ -250,13 +278,7 @@ def _unique(cases: Iterable[Attention]) -> list[Attention]:
 def _default() -> list[Attention]:
     real = workload({name: WORKLOAD[name] for name in ("space", "time-causal", "middle")}, ("float32",))
     real += workload({name: WORKLOAD[name] for name in ("time", "middle")}, ("bfloat16",))
-    return [*SMOKE, *pairwise(), *core(), *LONG, *_edge_core(), *real, *NATIVE_DROPOUT]
-
-
-def _edge_core() -> list[Attention]:
-    """The edges that every run should see: one of a kind."""
-    kinds = itertools.groupby(_edge(), key=lambda case: (case.rule, case.values))
-    return [next(group) for _, group in kinds]
+    return [*SMOKE, *pairwise(), *core(), *features(), *LONG, *_edge(), *real, *NATIVE_DROPOUT]
 
 
 def _edge() -> list[Attention]:
@@ -266,12 +288,12 @@ def _edge() -> list[Attention]:
 def _full() -> list[Attention]:
     every = [row(*choice) for choice in itertools.product(*AXES)]
     # A seventh of the product: 7 divides the length of no axis, so the stride walks through all of them.
-    return [*_default(), *_edge(), *every[::7], *workload(WORKLOAD | BIG_WORKLOAD, DTYPES)]
+    return [*_default(), *every[::7], *workload(WORKLOAD | BIG_WORKLOAD, DTYPES)]
 
 
 SUITES: dict[str, tuple[str, Callable[[], list[Attention]]]] = {
     "smoke": ("the rules once each, in seconds", lambda: list(SMOKE)),
-    "default": ("every pair of rule, dtype, mode, bias form and rectangle; long ones; real shapes; dropout", _default),
+    "default": ("every pair of rule, dtype, mode, bias and rectangle, and of features; edges; real shapes", _default),
     "edge": ("sizes of 0 and 1, odd lengths, empty rows, NaN and inf, subnormals, overflow, scales", _edge),
     "workload": ("the shapes of the reference's video U-Net", lambda: workload(WORKLOAD | BIG_WORKLOAD, DTYPES)),
     "full": ("all of the above and a seventh of the whole product", _full),

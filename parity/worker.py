@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import threading
 import time
 import traceback
 from multiprocessing.connection import Connection
@@ -25,6 +26,7 @@ from parity.spec import BadSpec, Spec
 def main(connection: Connection, spec: Spec, options: Options) -> None:
     """The whole life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pipeline's to handle
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     if options.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
     # Both sides may share one GPU; by default JAX takes three quarters of it when it starts.
@@ -35,8 +37,11 @@ def main(connection: Connection, spec: Spec, options: Options) -> None:
         side = _side(framework)
         side.set_up(options)
         face = specs.interface(target, framework)
-        face = dataclasses.replace(face, corners=_knows_corners(side, target, face))
         _check(spec, side, target, face, options)
+        face = dataclasses.replace(face, call=_swallowed(side, target, face))
+        face = dataclasses.replace(
+            face, corners=_knows_corners(side, target, face), groups=_answers(side, target, face, heads=(4, 2))
+        )
     except BadSpec as error:
         connection.send(Bad(str(error)))
         return
@@ -49,6 +54,13 @@ def main(connection: Connection, spec: Spec, options: Options) -> None:
         if job is None:
             return
         connection.send(_run(side, target, face, job))
+
+
+def _end_with_parent(parent: int) -> None:
+    """A worker whose parent was killed would go on with its case, and hold the terminal's pipe open."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _side(framework: str) -> ModuleType:
@@ -101,6 +113,40 @@ def _check(spec: Spec, side: ModuleType, target: Any, face: specs.Interface, opt
                 f"{spec} cannot be constructed with dropout, flash and causal alone: {_words(error)}. Wrap it in a "
                 "class or function that fills in the rest."
             ) from None
+    try:
+        side.trial(target, face)
+    except TypeError as error:
+        if "argument" in str(error):  # the call itself; what the call computes is for the cases to judge
+            raise BadSpec(f"{spec} cannot be called as f(query, key, value): {_words(error)}") from None
+    except Exception:
+        return
+
+
+def _answer(side: ModuleType, target: Any, face: specs.Interface, **arguments: Any) -> np.ndarray | None:
+    """What a small call gives, None if it raises."""
+    try:
+        result: np.ndarray = side.trial(target, face, **arguments)
+    except Exception:
+        return None
+    return result
+
+
+def _answers(side: ModuleType, target: Any, face: specs.Interface, **arguments: Any) -> bool:
+    return _answer(side, target, face, **arguments) is not None
+
+
+def _swallowed(side: ModuleType, target: Any, face: specs.Interface) -> frozenset[str]:
+    """The call's arguments; of those that a **keywords takes, the tensors that make a difference."""
+    if "**" not in face.call:
+        return face.call
+    wider = dataclasses.replace(face, call=face.call | {"bias", "mask"})
+    plain = _answer(side, target, face)
+    found = set()
+    for name, tensor in (("bias", np.eye(2, 3, dtype=np.float32)), ("mask", np.eye(2, 3, dtype=bool))):
+        changed = _answer(side, target, wider, **{name: tensor})
+        if plain is not None and changed is not None and not np.array_equal(plain, changed):
+            found.add(name)
+    return (face.call - {"**"}) | found
 
 
 def _knows_corners(side: ModuleType, target: Any, face: specs.Interface) -> bool:
@@ -110,17 +156,9 @@ def _knows_corners(side: ModuleType, target: Any, face: specs.Interface) -> bool
     """
     if "causal" not in face.constructor | face.call:
         return False
-
-    def answer(causal: str) -> np.ndarray | None:
-        try:
-            result: np.ndarray = side.trial(target, face, causal=causal)
-        except Exception:
-            return None
-        return result
-
-    if answer("no such corner") is None:
-        return answer("upper_left") is not None
-    upper, lower = answer("upper_left"), answer("lower_right")
+    upper, lower = (_answer(side, target, face, causal=corner) for corner in ("upper_left", "lower_right"))
+    if not _answers(side, target, face, causal="no such corner"):
+        return upper is not None
     return upper is not None and lower is not None and not np.array_equal(upper, lower)
 
 
@@ -128,7 +166,7 @@ def _run(side: ModuleType, target: Any, face: specs.Interface, job: Job) -> Outc
     start = time.perf_counter()
     try:
         arrays = side.run(target, face, job)
-    except Exception as error:
+    except BaseException as error:  # a target may raise SystemExit or KeyboardInterrupt as well
         refused = any(base.__name__ == "ImplementationRefused" for base in type(error).__mro__)
         words = str(error) if refused else _words(error)
         field = {"refused": words} if refused else {"raised": words}
@@ -139,5 +177,6 @@ def _run(side: ModuleType, target: Any, face: specs.Interface, job: Job) -> Outc
 def _words(error: BaseException) -> str:
     """One line: the last of what the exception says itself, without a framework's pages around it."""
     lines = [line for line in traceback.format_exception_only(error) if line.strip()]
-    text = " ".join(" ".join(lines).split())
+    text = " ".join(" ".join(lines).split()).split(" -------------------- ")[0]  # where JAX explains its tracebacks
+    text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= 400 else text[:400] + " …"

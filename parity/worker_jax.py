@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from parity.compare import INFERENCE
 from parity.messages import Job, Options
-from parity.spec import BadSpec, Interface
+from parity.spec import RNG_NAMES, BadSpec, Interface
 
 # Raised by code that wants numbers where jit has tracers; such a candidate is run without jit.
 _NOT_TRACEABLE = (
@@ -63,12 +65,12 @@ def construct(target: Any, face: Interface, arguments: dict[str, Any], rng: jax.
     """The callable: a class is built with those of dropout, flash and causal that it accepts."""
     if not isinstance(target, type):
         return target
-    given = {"dropout": 0.0, "flash": False, "causal": False} | arguments
+    given = face.defaults(arguments)
     if face.kind == "nnx" and "rngs" in face.constructor:
         from flax import nnx
 
         given["rngs"] = nnx.Rngs(jax.random.key(0) if rng is None else rng)
-    return target(**{name: value for name, value in given.items() if name in face.constructor})
+    return target(**given)
 
 
 def _call(
@@ -83,8 +85,11 @@ def _call(
 ) -> Any:
     """Build and call the target, in training or evaluation, the way its kind has it."""
     module = construct(target, face, options, rng)
-    if "deterministic" in face.call:
-        keywords["deterministic"] = not train
+    keywords = keywords | face.flags(train)
+    if not train and face.kind == "function":
+        keywords = face.without_dropout(keywords)
+    if train and rng is not None:
+        keywords |= {name: rng for name in RNG_NAMES if name in face.call}
     if face.kind == "linen":
         return module.apply({}, *args, **keywords, rngs={"dropout": rng} if rng is not None else None)
     if face.kind == "nnx":
@@ -93,19 +98,26 @@ def _call(
             from flax import nnx
 
             keywords["rngs"] = nnx.Rngs(dropout=rng)
-    if face.kind == "function":
-        if not train and "dropout_rate" in keywords:
-            keywords["dropout_rate"] = 0.0
-        if train and rng is not None and "dropout_rng" in face.call:
-            keywords["dropout_rng"] = rng
     return module(*args, **keywords)
 
 
-def trial(target: Any, face: Interface, dtype: Any = jnp.float32, size: int = 4, **arguments: Any) -> np.ndarray:
-    """A small call on (1, 1, 2 or 3, size) to see what the target does."""
+def trial(
+    target: Any,
+    face: Interface,
+    heads: tuple[int, int] = (1, 1),
+    dtype: Any = jnp.float32,
+    size: int = 4,
+    **arguments: Any,
+) -> np.ndarray:
+    """A small call, 2 queries and 3 keys, to see what the target does."""
     rng = np.random.default_rng(0)
-    q, k, v = (jnp.asarray(rng.standard_normal((1, 1, n, size)), dtype) for n in (2, 3, 3))
-    keywords = {name: value for name, value in arguments.items() if name in face.call}
+    shapes = ((1, heads[0], 2, size), (1, heads[1], 3, size), (1, heads[1], 3, size))
+    q, k, v = (jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes)
+    keywords = {
+        name: jnp.asarray(value) if isinstance(value, np.ndarray) else value
+        for name, value in arguments.items()
+        if name in face.call
+    }
     output = _call(target, face, arguments, (q, k, v), keywords, train=False, rng=None)
     if not isinstance(output, jax.Array):
         raise TypeError(f"expected a jax.Array, got {type(output).__name__}")
@@ -115,22 +127,19 @@ def trial(target: Any, face: Interface, dtype: Any = jnp.float32, size: int = 4,
 def run(target: Any, face: Interface, job: Job) -> dict[str, np.ndarray]:
     """Outputs and gradients of a case; for a dropout case those of a training step, and what dropout.py asks for."""
     if job.case.kind != "dropout":
-        return _run_once(target, face, job, train="dropout_mask" in job.arrays)
-    arrays: dict[str, np.ndarray] = {}
-    for suffix, seed, train in (
-        ("", job.seed, True),
-        ("_again", job.seed, True),
-        ("_other", job.seed + 1, True),
-        ("_eval", 0, False),
-    ):
-        result = _run_once(target, face, job, train=train, rng=jax.random.key(seed))
-        arrays |= result if suffix == "" else {"output" + suffix: result["output"]}
+        return _program(target, face, job, train="dropout_mask" in job.arrays)(None)
+    step = _program(target, face, job, train=True)
+    arrays = step(jax.random.key(job.seed))
+    arrays["output_again"] = step(jax.random.key(job.seed))["output"]
+    arrays["output_other"] = step(jax.random.key(job.seed + 1))["output"]
+    arrays["output_eval"] = _program(target, face, job, train=False)(None)["output"]
     return arrays
 
 
-def _run_once(
-    target: Any, face: Interface, job: Job, *, train: bool, rng: jax.Array | None = None
-) -> dict[str, np.ndarray]:
+def _program(
+    target: Any, face: Interface, job: Job, *, train: bool
+) -> Callable[[jax.Array | None], dict[str, np.ndarray]]:
+    """The case as one compiled program, a function of the random key."""
     case = job.case
     names = [name.removeprefix("cotangent_") for name in case.named("cotangent")]
     options, static = face.arguments(case, job.implementation)
@@ -153,14 +162,19 @@ def _run_once(
         if any(out[name].shape != cotangent.shape for name, cotangent in cotangents.items()):
             return out
         (grads,) = vjp({name: cotangent.astype(out[name].dtype) for name, cotangent in cotangents.items()})
-        return out | {"d" + name: grad for name, grad in grads.items()}
+        found = out | {"d" + name: grad for name, grad in grads.items()}
+        return found | {"output" + INFERENCE: outputs(inputs, constants)["output"]} if case.inference else found
 
     inputs = {name: jnp.asarray(job.arrays[name]) for name in case.named("input")}
-    constants = {name: jnp.asarray(a) for name, a in job.arrays.items() if name not in inputs}
-    if rng is not None:
-        constants["rng"] = rng
-    try:
-        result = jax.jit(step)(inputs, constants)
-    except _NOT_TRACEABLE:
-        result = step(inputs, constants)
-    return {name: np.asarray(array) for name, array in result.items()}
+    constants = {name: jnp.asarray(array) for name, array in job.arrays.items() if name not in inputs}
+    compiled = jax.jit(step)
+
+    def execute(rng: jax.Array | None) -> dict[str, np.ndarray]:
+        given = constants if rng is None else constants | {"rng": rng}
+        try:
+            result = compiled(inputs, given)
+        except _NOT_TRACEABLE:
+            result = step(inputs, given)
+        return {name: np.asarray(array) for name, array in result.items()}
+
+    return execute

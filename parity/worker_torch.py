@@ -8,6 +8,8 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from parity.compare import INFERENCE
+from parity.dropout import SECOND
 from parity.messages import Job, Options
 from parity.spec import BadSpec, Interface
 
@@ -50,18 +52,19 @@ def construct(target: Any, face: Interface, arguments: dict[str, Any]) -> Any:
     """The callable: a class is built with those of dropout, flash and causal that it accepts."""
     if not isinstance(target, type):
         return target
-    given = {"dropout": 0.0, "flash": False, "causal": False} | arguments
-    return target(**{name: value for name, value in given.items() if name in face.constructor})
+    return target(**face.defaults(arguments))
 
 
-def trial(target: Any, face: Interface, **arguments: Any) -> np.ndarray:
-    """A small call on (1, 1, 2 or 3, 4) to see what the target does."""
+def trial(target: Any, face: Interface, heads: tuple[int, int] = (1, 1), **arguments: Any) -> np.ndarray:
+    """A small call, 2 queries and 3 keys, to see what the target does."""
     rng = np.random.default_rng(0)
-    q, k, v = (torch.from_numpy(rng.standard_normal((1, 1, n, 4), np.float32)).to(_device) for n in (2, 3, 3))
+    shapes = ((1, heads[0], 2, 4), (1, heads[1], 3, 4), (1, heads[1], 3, 4))
+    q, k, v = (torch.from_numpy(rng.standard_normal(shape, np.float32)).to(_device) for shape in shapes)
     module = construct(target, face, arguments)
     if isinstance(module, torch.nn.Module):
         module.eval()
-    output = module(q, k, v, **{name: value for name, value in arguments.items() if name in face.call})
+    given = {name: to_torch(value) if isinstance(value, np.ndarray) else value for name, value in arguments.items()}
+    output = module(q, k, v, **{name: value for name, value in given.items() if name in face.call} | face.flags(False))
     if not isinstance(output, torch.Tensor):
         raise TypeError(f"expected a torch.Tensor, got {type(output).__name__}")
     return to_numpy(output)
@@ -90,11 +93,12 @@ def _run_once(target: Any, face: Interface, job: Job, *, train: bool) -> dict[st
     tensors = {name: to_torch(array) for name, array in job.arrays.items()}
     inputs = [tensors[name].requires_grad_() for name in case.named("input")]
     options, keywords = face.arguments(case, job.implementation)
-    if not train and not isinstance(target, type) and "dropout_rate" in keywords:
-        keywords["dropout_rate"] = 0.0
+    if not train and not isinstance(target, type):
+        keywords = face.without_dropout(keywords)
     module = construct(target, face, options)
     if isinstance(module, torch.nn.Module):
         module.train(train)
+    keywords |= face.flags(train)
     keywords |= {name: tensors[name] for name in ("bias", "mask", "dropout_mask") if name in tensors}
     result = module(tensors["query"], tensors["key"], tensors["value"], **keywords)
 
@@ -114,7 +118,13 @@ def _run_once(target: Any, face: Interface, job: Job, *, train: bool) -> dict[st
         grads = torch.autograd.grad([output for output, _ in pairs], inputs, cotangents, allow_unused=True)
     for name, tensor, grad in zip(case.named("input"), inputs, grads, strict=True):
         arrays["d" + name] = to_numpy(torch.zeros_like(tensor) if grad is None else grad)
-    return arrays
+    if not case.inference and case.kind != "dropout":
+        return arrays
+    # The same instance once more, without gradients: in evaluation what is shipped, in training other weights.
+    with torch.no_grad():
+        again = module(tensors["query"], tensors["key"], tensors["value"], **keywords)
+    again = again[0] if isinstance(again, tuple) else again
+    return arrays | {"output" + (SECOND if case.kind == "dropout" and train else INFERENCE): to_numpy(again)}
 
 
 def to_torch(array: np.ndarray) -> torch.Tensor:
