@@ -8,7 +8,7 @@ for i in 1 2 3 4; do
   python3 -m parity run --suite full --implementation einsum,cudnn --device gpu --shard $i/4 --quiet \
     --json "$1/full-$i-of-4.json" >"$1/full-$i-of-4.txt" 2>&1 &
 done
-python3 -m parity run --fuzz 250 --dtype bfloat16,float16 --implementation cudnn --device gpu --quiet \
+python3 -m parity run --fuzz 150 --dtype bfloat16,float16 --implementation cudnn --device gpu --quiet \
   --json "$1/fuzz-cudnn.json" >"$1/fuzz-cudnn.txt" 2>&1 &
 wait
 tail -n 25 "$1"/*.txt

@@ -118,7 +118,14 @@ def trial(
         for name, value in arguments.items()
         if name in face.call
     }
-    output = _call(target, face, arguments, (q, k, v), keywords, train=False, rng=None)
+
+    def call(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
+        return _call(target, face, arguments, (q, k, v), keywords, train=False, rng=None)
+
+    try:
+        output = jax.jit(call)(q, k, v)  # one compilation, where op by op takes one each
+    except _NOT_TRACEABLE:
+        output = call(q, k, v)
     if not isinstance(output, jax.Array):
         raise TypeError(f"expected a jax.Array, got {type(output).__name__}")
     return np.asarray(output)
