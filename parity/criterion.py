@@ -47,10 +47,12 @@ class Expectation:
     @property
     def says_something(self) -> bool:
         """The bound of arithmetic alone is below half the spread of the truth, which leaves room for the reference."""
-        if self.truth.size == 0:
+        finite = np.isfinite(self.truth)
+        if not finite.any():
             return True
-        spread = self.truth.std() if self.truth.size > 1 else abs(self.truth.item())
-        return bool(np.median(ARITHMETIC_FACTOR * self.width) < 0.5 * spread)
+        truth, width = self.truth[finite], self.width[finite]
+        spread = truth.std() if truth.size > 1 else abs(truth.item())
+        return bool(np.median(ARITHMETIC_FACTOR * width) < 0.5 * spread)
 
 
 class Criterion(Protocol):

@@ -26,7 +26,8 @@ def set_up(options: Options) -> None:
         raise BadSpec("--device gpu: torch sees no GPU here (torch.cuda.is_available() is False)")
     _device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
     if _device.type == "cuda":
-        torch.ones(1, 1, device=_device) @ torch.ones(1, 1, device=_device)  # or the first backward pass warns
+        one = torch.ones(1, 1, device=_device, requires_grad=True)
+        (one @ one).backward()  # or the first backward pass of a case warns
 
 
 def environment() -> dict[str, str]:
