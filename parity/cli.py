@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -231,7 +233,14 @@ def _shard(cases: list[Attention], shard: str | None) -> tuple[list[Attention], 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. A crash of our own exits 3: 1 means a mismatch here, and typer would exit 1."""
+    # A job that is cancelled writes its reports as one that is interrupted.
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(_guarded(lambda: app(list(arguments) if arguments is not None else None, standalone_mode=False)))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _guarded(command: Callable[[], Any]) -> int:

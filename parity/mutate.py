@@ -75,6 +75,8 @@ def judge_case(case: Case, ports: Sequence[str], seed: int) -> list[Finding]:
     expectations = criterion.attention(case, arrays) if case.kind == "exact" else {}
     findings = []
     for name in ports:
+        if mutants.CATALOGUE[name].honest and not case.finite:
+            continue  # NaN and inf are specified for the einsum implementation only (S17)
         try:
             candidate = results(mutants.CATALOGUE[name].build())
         except Exception:  # a port that raises where the reference answers is caught, as in `parity run`

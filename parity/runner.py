@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -82,13 +84,24 @@ def _shown(console: Console, total: int, quiet: bool) -> Iterator[Listener]:
     elif quiet:
         yield lambda result: None
     else:
-        yield lambda result: print(terminal.line(result), flush=True)
+        yield lambda result: _say(terminal.line(result))
+
+
+def _say(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:  # `parity run | head`: nobody listens, but reports and exit code are still wanted
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _finish(console: Console, report: Report, outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Write first, print second: what was found is on disk before anything else can go wrong."""
     for write in outputs:
-        write(report)
+        try:
+            write(report)
+        except OSError as error:  # the folder was there when we looked
+            console.print(f"[bold red]a report could not be written: {error}[/]", soft_wrap=True)
     # Plain output has shown each case already.
-    terminal.print_report(console, report, quiet=quiet or not console.is_terminal)
+    with contextlib.suppress(BrokenPipeError):
+        terminal.print_report(console, report, quiet=quiet or not console.is_terminal)
     return report.exit_code

@@ -14,6 +14,8 @@ def _online(self: Port, filled: Tensor, keep: Tensor | None) -> Tensor:
     """Maximum and sum by blocks of 5 keys, rescaled as they go, as flash attention does."""
     top = torch.full_like(filled[..., :1], -torch.inf)
     total = torch.zeros_like(top)
+    if filled.shape[-1] == 0:
+        return filled
     for block in filled.split(5, -1):
         higher = torch.maximum(top, block.amax(-1, keepdim=True).detach())
         total = total * (top - higher).exp() + (block - higher).exp().sum(-1, keepdim=True)

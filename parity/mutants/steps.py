@@ -137,6 +137,8 @@ def softmax(of: Callable[[Tensor], Tensor]) -> dict[str, Step]:
     """exp and sum with another formula; `of` gets the scores minus their largest."""
 
     def softmax(self: Port, filled: Tensor, keep: Tensor | None) -> Tensor:
+        if filled.shape[-1] == 0:  # no keys have no largest
+            return filled
         return of(filled - filled.amax(-1, keepdim=True).detach())
 
     return {"softmax": softmax}

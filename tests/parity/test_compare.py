@@ -85,3 +85,14 @@ def test_the_worst_status_decides():
     for n, status in enumerate(order):
         assert worst(order[: n + 1]) == status
     assert worst([]) == "passed"
+
+
+def test_a_call_without_gradients_is_judged_with_the_output(with_bias):
+    _, _, expectations, right = with_bias
+    candidate = copied(right) | {"output_inference": right["output"] * np.float32(1.01)}
+    verdict = compare(expectations, right, candidate)[0]
+    assert (verdict.quantity, verdict.status) == ("output", "failed")
+    assert "without gradients" in verdict.reason
+    assert (
+        compare(expectations, right, copied(right) | {"output_inference": right["output"].copy()})[0].status == "passed"
+    )

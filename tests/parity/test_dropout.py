@@ -54,7 +54,7 @@ def test_an_honest_side_passes_whatever_it_dropped(seed):
     assert {verdict.status for verdict in verdicts} == {"passed"}
     assert {verdict.quantity for verdict in verdicts} == {
         "output", "dquery", "dkey", "dvalue", "dbias", "evaluation", "kept_fraction", "same_rng_same_result",
-        "other_rng_other_result", *(f"independence_of_{axis}" for axis in ("batch", "heads", "rows", "columns")),
+        "other_rng_other_result", *(f"independence_of_{axis}" for axis in ("batch", "heads", "rows", "columns", "pairs", "transpose")),
     }  # fmt: skip
 
 
@@ -144,3 +144,17 @@ def test_dropping_everything_is_exact():
     assert "dvalue" in {
         v.quantity for v in judge_dropout(case, arrays, one, off, criterion.attention) if v.status == "failed"
     }
+
+
+@pytest.mark.parametrize("distance", [1, 8, 16])
+def test_rows_that_drop_the_same_weights_far_apart(distance):
+    keep = draw(1).copy()
+    keep[:, :, distance:] = keep[:, :, :-distance]
+    found = failed(side(1) | step(keep))
+    assert "independence_of_rows" in found
+
+
+def test_a_second_call_that_drops_the_same_weights():
+    honest = side(1)
+    assert "second_call_other_result" in failed(honest | {"output_second": honest["output"].copy()})
+    assert failed(honest | {"output_second": step(draw(5))["output"]}) == {}

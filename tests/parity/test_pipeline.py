@@ -23,7 +23,7 @@ TORCH = {
     11: ("failed", "dvalue: "),
     12: ("passed", ""),
     13: ("failed", "beyond the bound"),
-    14: ("error", "candidate: the worker died (exit code 5)"),
+    14: ("failed", "the candidate raised SystemExit: 5"),
 }
 JAX = {
     3: ("failed", "the candidate raised ZeroDivisionError"),

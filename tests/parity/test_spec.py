@@ -138,7 +138,7 @@ FUNCTION = Interface(
         (dataclasses.replace(MODULE, corners=False), {"causal": True}, None),
         (FUNCTION, {"flash": True, "mask": "ij", "scale": 0.3}, None),
         (FUNCTION, {"layout": "bnhd"}, "does not accept layout"),
-        (FUNCTION, {"dropout": 0.5, "kind": "dropout"}, "does not accept dropout_rng"),
+        (FUNCTION, {"dropout": 0.5, "kind": "dropout"}, "accepts no rng (dropout_rng, rng, key, dropout_key or rngs)"),
         (
             dataclasses.replace(FUNCTION, corners=False), {"flash": True, "causal": True},
             "does not tell causal='upper_left' from causal='lower_right'",
@@ -195,3 +195,15 @@ def test_workers_find_the_framework_and_say_why_not():
     finally:
         for side in sides.values():
             side.close()
+
+
+def test_grouped_heads_are_skipped_where_a_target_does_not_do_them():
+    case = Attention(kv_heads=2).case()
+    assert dataclasses.replace(MODULE, groups=False).missing(case) == "does not do grouped heads (S13)"
+    assert dataclasses.replace(MODULE, groups=False).missing(Attention(kv_heads=1).case()) is None
+
+
+def test_training_and_evaluation_are_said_in_each_spelling():
+    face = dataclasses.replace(MODULE, call=frozenset({"train", "deterministic"}))
+    assert face.flags(True) == {"train": True, "deterministic": False}
+    assert face.flags(False) == {"train": False, "deterministic": True}

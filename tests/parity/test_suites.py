@@ -78,7 +78,7 @@ def test_axes_hold_what_the_design_lists():
 
 
 def test_default_covers_every_pair_that_a_port_with_nothing_of_ours_can_run():
-    """S1 to S9 in float32: size, causal, mode and bias form."""
+    """S1 to S9: lengths, causal, mode and bias form."""
     axes = {
         "causal": lambda a: a.causal,
         "mode": lambda a: a.flash,
@@ -97,6 +97,9 @@ def test_default_covers_every_pair_that_a_port_with_nothing_of_ours_can_run():
         "kv_len",
         "head_dim",
         "value_dim",
+        "dtype",
+        "bias_dtype",
+        "std",
     }
     others = [field.name for field in dataclasses.fields(Attention) if field.name not in plain]
     cases = [c for c in suites.suite("default") if all(getattr(c, f) == getattr(Attention(), f) for f in others)]
