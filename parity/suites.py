@@ -231,20 +231,17 @@ SIZES: dict[str, Row] = {
     "64x64": {"heads": 8, "kv_heads": 8, "q_len": 64, "kv_len": 64, "head_dim": 64, "value_dim": 64},
     "1x40": {"batch": 4, "heads": 5, "kv_heads": 1, "q_len": 1, "kv_len": 40},
 }
-CORE_AXES: tuple[tuple[Any, ...], ...] = (
-    tuple(SIZES),
-    (False, True),
-    tuple(MODES),
-    ("none", "hij", "b1ij", "111j", "bhij"),
-)
+CORE_BIASES = ("none", "hij", "b1ij", "111j")
 
 
 def core() -> list[Attention]:
     """Every pair of size, causal, mode and bias form, in float32, where subtle faults show."""
-    return [
-        Attention(rule="core", causal=causal, **SIZES[size], **MODES[mode], **BIASES[bias])
-        for size, causal, mode, bias in AllPairs([list(axis) for axis in CORE_AXES])
+    few = [
+        *AllPairs([list(SIZES.values()), [False, True], list(MODES.values()), [BIASES[name] for name in CORE_BIASES]])
     ]
+    rest = [BIASES[name] for name in BIASES if name not in (*CORE_BIASES, "mixed")]
+    small = [*AllPairs([list(RECTANGLES.values()), [False, True], list(MODES.values()), rest])]
+    return [Attention(rule="core", causal=causal, **size, **mode, **bias) for size, causal, mode, bias in few + small]
 
 
 # And once more for what can be combined, in float32: each feature meets each value of every other.
