@@ -133,6 +133,8 @@ def trial(
 
 def run(target: Any, face: Interface, job: Job) -> dict[str, np.ndarray]:
     """Outputs and gradients of a case; for a dropout case those of a training step, and what dropout.py asks for."""
+    if job.key % 32 == 31:
+        jax.clear_caches()  # compiled programs pile up, and none is used twice
     if job.case.kind != "dropout":
         return _program(target, face, job, train="dropout_mask" in job.arrays)(None)
     step = _program(target, face, job, train=True)
