@@ -133,6 +133,6 @@ WRONG = (
     Mutant("one_nan", "corners", "has one NaN", output(lambda x: at(x, (-1, 0, -1, 0), lambda x: x * torch.nan))),
     Mutant("nan_hidden", "corners", "replaces NaN by 0", output(lambda x: x.nan_to_num())),
     Mutant("head_size_cut", "corners", "drops head features past 8", {"scores": lambda self, q, k, v: Port.scores(self, torch.where(torch.arange(q.shape[-1]) < 8, q, 0), k, v)}),
-    Mutant("single_query_not_causal", "corners", "treats one query as seeing everything", {"corner": lambda self: Port.corner(self), "offset": lambda self, i, j: j if i == 1 else Port.offset(self, i, j)}),
+    Mutant("single_query_not_causal", "corners", "treats one query as seeing everything", {"offset": lambda self, i, j: j if i == 1 else Port.offset(self, i, j)}),
     Mutant("rectangles_refused", "corners", "raises where lengths differ", {"allowed": lambda self, i, j, mask: Port.allowed(self, i, j, mask) if i == j else refuse()}),
 )  # fmt: skip
