@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 
-from attend_jax.implementations import cudnn, einsum
+from attend_jax.implementations import blockwise, cudnn, einsum
 from attend_jax.problem import Operands, Problem, Result
 
 
@@ -25,6 +25,7 @@ class Implementation:
 TABLE = (
     Implementation("cudnn", "cuda", cudnn.refusal, cudnn.run),
     Implementation("einsum", None, einsum.refusal, einsum.run),
+    Implementation("blockwise", None, blockwise.refusal, blockwise.run),
 )
 NAMES = ("auto", *sorted(row.name for row in TABLE))
 _BY_NAME = {row.name: row for row in TABLE}

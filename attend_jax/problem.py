@@ -37,6 +37,7 @@ class Problem:
     layout: str = "bhnd"
     return_logsumexp: bool = False
     precision: Any = None
+    platform: str = "cpu"
 
     @property
     def scores_shape(self) -> Shape:
