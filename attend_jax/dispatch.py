@@ -1,8 +1,10 @@
-"""Which implementation runs: a table, the choice, and its explanation."""
+"""Which implementation runs: what there is, the order in which `auto` tries it, and the explanation."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -13,7 +15,7 @@ from attend_jax.problem import Operands, Problem, Result
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-    """A row of the table. `platform` is the one it exists on, None for all."""
+    """`platform` is the one it exists on, None for all."""
 
     name: str
     platform: str | None
@@ -21,14 +23,48 @@ class Implementation:
     run: Callable[[Problem, Operands], Result]
 
 
-# `auto` takes the first that does not refuse; the last never does.
 TABLE = (
+    Implementation("blockwise", None, blockwise.refusal, blockwise.run),
     Implementation("cudnn", "cuda", cudnn.refusal, cudnn.run),
     Implementation("einsum", None, einsum.refusal, einsum.run),
-    Implementation("blockwise", None, blockwise.refusal, blockwise.run),
 )
 NAMES = ("auto", *sorted(row.name for row in TABLE))
 _BY_NAME = {row.name: row for row in TABLE}
+
+# Scores beyond this many bytes are never held in memory as a whole, unless einsum is asked for by name.
+QUADRATIC_LIMIT = 2**30
+
+
+def scores_bytes(problem: Problem) -> int:
+    size = problem.scores_dtype.itemsize
+    for axis in problem.scores_shape:
+        size *= axis if isinstance(axis, int) else 1  # a symbolic batch (jax.export): at least one
+    return size
+
+
+def _fits(problem: Problem) -> bool:
+    return scores_bytes(problem) <= QUADRATIC_LIMIT
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A row of what `auto` tries: on this platform (None: any), for these problems, this implementation."""
+
+    implementation: str
+    platform: str | None
+    when: Callable[[Problem], bool]
+    reason: str
+
+
+# The first that fits and does not refuse. Measured with `parity bench`; the figures are in docs/performance.md.
+CHOICES = (
+    Choice("einsum", "cuda", lambda p: _fits(p) and max(p.q_len, p.kv_len) <= 64, "tiny: one fused pass beats a kernel"),
+    Choice("einsum", "cuda", lambda p: _fits(p) and p.q_len == 1, "one query: a matrix-vector product"),
+    Choice("cudnn", "cuda", lambda p: True, "16 bits: cuDNN's fused kernel is the fastest"),
+    Choice("einsum", "cuda", _fits, "its products use the whole GPU, and the scores fit"),
+    Choice("einsum", None, lambda p: _fits(p) and p.kv_len <= 128, "short: the scores stay in the cache"),
+    Choice("blockwise", None, lambda p: True, "long: memory linear in the length"),
+)
 
 
 class ImplementationRefused(ValueError):
@@ -50,41 +86,95 @@ class Explanation:
 
 
 def run(problem: Problem, operands: Operands, implementation: str) -> Result:
-    """Run the named implementation, or for "auto" the first of the table that takes the problem."""
+    """Run the named implementation, or for "auto" what the table chooses for each platform of this process."""
     if implementation != "auto":
-        row = _BY_NAME[implementation]
-        why_not = row.refusal(problem)
+        why_not = _BY_NAME[implementation].refusal(problem)
         if why_not is not None:
             raise ImplementationRefused(
                 f"implementation={implementation!r} cannot do this: {why_not}. Use implementation='auto' or 'einsum'."
             )
-        return row.run(problem, operands)
-    rows = [row for row in TABLE if row.refusal(problem) is None]
-    everywhere = next(row for row in rows if row.platform is None)
-    if rows[0] is everywhere:
-        return everywhere.run(problem, operands)
+        if implementation == "einsum" and not _fits(problem):
+            warnings.warn(
+                f"implementation='einsum' holds scores of shape {problem.scores_shape} in memory, "
+                f"{scores_bytes(problem) / 2**30:.1f} GiB, several times when differentiated; "
+                "'auto' and 'blockwise' need memory linear in the length.",
+                stacklevel=4,
+            )
     # The platform is known at lowering only: the same trace may be lowered for a CPU and for a GPU.
-    before = reversed(rows[: rows.index(everywhere)])
-    special = {row.platform: _bind(row, problem) for row in before if row.platform is not None}
-    return jax.lax.platform_dependent(operands, **special, default=_bind(everywhere, problem))
+    branches = {}
+    for platform in platforms():
+        here = on(problem, platform)
+        row = _BY_NAME[choose(here).implementation if implementation == "auto" else implementation]
+        branches[platform] = functools.partial(row.run, here)
+    if len(branches) == 1:
+        return next(iter(branches.values()))(operands)
+    default = branches.pop("cpu")
+    return jax.lax.platform_dependent(operands, **branches, default=default)
 
 
-def _bind(row: Implementation, problem: Problem) -> Callable[[Operands], Result]:
-    return lambda operands: row.run(problem, operands)
+def platforms() -> tuple[str, ...]:
+    """Those of this process's devices, as `jax.lax.platform_dependent` names them."""
+    return ("cpu", "cuda") if _has_cuda() else (_DEFAULT.get(jax.default_backend(), jax.default_backend()),)
+
+
+_DEFAULT = {"gpu": "rocm"}
+
+
+@functools.cache
+def _has_cuda() -> bool:
+    try:
+        return bool(jax.devices("cuda"))
+    except RuntimeError:
+        return False
+
+
+def on(problem: Problem, platform: str) -> Problem:
+    """The problem as it is lowered for one platform, with the products' precision there.
+
+    fp32 is fp32 everywhere, unless the caller or `jax.default_matmul_precision` says otherwise; split TF32 has its
+    accuracy on an NVIDIA GPU, at more speed than the plain products.
+    """
+    precision = problem.precision
+    users = getattr(jax.config, "jax_default_matmul_precision", None)
+    if precision is None and users is None and not problem.is_16_bit:
+        single = problem.scores_dtype.itemsize == 4 and platform == "cuda"
+        precision = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if single else jax.lax.Precision.HIGHEST
+    return dataclasses.replace(problem, platform=platform, precision=precision)
+
+
+def choose(problem: Problem) -> Choice:
+    """The first row of the table that takes the problem on its platform."""
+    return next(
+        choice
+        for choice in CHOICES
+        if choice.platform in (None, problem.platform)
+        and choice.when(problem)
+        and _BY_NAME[choice.implementation].refusal(problem) is None
+    )
 
 
 def explain(problem: Problem, implementation: str) -> Explanation:
     """The same choice as `run`, for the default backend, in words."""
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
-    refusals = {row.name: row.refusal(problem) for row in TABLE}
+    here = on(problem, platform)
+    refusals = {row.name: row.refusal(here) for row in TABLE}
     for row in TABLE:
         if refusals[row.name] is None and row.platform not in (None, platform):
             refusals[row.name] = f"exists on {row.platform} only; the default device is {platform}"
-    others = {name: why or "able, but comes later in the table" for name, why in refusals.items()}
+    choice = choose(here)
+    chosen, reason = choice.implementation, choice.reason
     if implementation != "auto":
+        chosen = implementation
         why_not = refusals[implementation]
-        del others[implementation]
-        return Explanation(implementation, "asked for by name" if why_not is None else f"refused: {why_not}", others)
-    chosen = next(row.name for row in TABLE if refusals[row.name] is None)
+        reason = "asked for by name" if why_not is None else f"refused: {why_not}"
+    others = {name: why or f"able, but not chosen: {_unchosen(here, name)}" for name, why in refusals.items()}
     del others[chosen]
-    return Explanation(chosen, f"the first of {', '.join(row.name for row in TABLE)} that can do this", others)
+    return Explanation(chosen, reason, others)
+
+
+def _unchosen(problem: Problem, name: str) -> str:
+    """What the table keeps an implementation for."""
+    if name == "einsum" and not _fits(problem):
+        return f"its scores would take {scores_bytes(problem) / 2**30:.1f} GiB"
+    reasons = [row.reason for row in CHOICES if row.implementation == name and row.platform in (None, problem.platform)]
+    return f"auto keeps it for other sizes ({'; '.join(reasons)})" if reasons else "measured slower"

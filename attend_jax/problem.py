@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ class Problem:
 
     `bias_shape` and `mask_shape` have four axes, each 1 or the full size. `scale` is None when it is traced (it is
     in the operands then). `dropout` says where the dropped weights come from: None (evaluation), "rng" or "mask".
+    `platform` is filled in by dispatch: the one that this is lowered for, with the products' precision there.
     """
 
     batch: int
@@ -37,7 +39,7 @@ class Problem:
     layout: str = "bhnd"
     return_logsumexp: bool = False
     precision: Any = None
-    platform: str = "cpu"
+    platform: str | None = None
 
     @property
     def scores_shape(self) -> Shape:
@@ -77,3 +79,11 @@ class Result(NamedTuple):
 
     output: jax.Array
     logsumexp: jax.Array | None = None
+
+
+def scaled(query: jax.Array, scale: Any, problem: Problem) -> tuple[jax.Array, Any]:
+    """The query with the scale in it, where no 16-bit rounding comes of that, and what remains for the scores (S1)."""
+    exact = isinstance(scale, float) and scale > 0 and math.frexp(scale)[0] == 0.5
+    if exact or not problem.is_16_bit:
+        return query * jnp.asarray(scale, query.dtype), None
+    return query, jnp.asarray(scale, problem.scores_dtype)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from attend_jax import blocks, dropout
-from attend_jax.problem import Operands, Problem, Result
+from attend_jax.problem import Operands, Problem, Result, scaled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +38,9 @@ class Order:
 
 def order(problem: Problem) -> Order:
     """Measured with `parity bench`; docs/performance.md has the figures."""
-    if problem.platform == "cpu" and jax.device_count() == 1:
+    if problem.platform == "cpu" and jax.device_count() == 1 and problem.kv_len > 128:
         # A head at a time: its scores stay in the cache. Long rows make products large enough for all threads.
-        if problem.kv_len <= 512:
-            return Order(rows=256, stacks=8)
-        return Order(rows=256, stacks=1)
+        return Order(rows=256, stacks=8 if problem.kv_len <= 512 else 1)
     # All heads at once: enough work for a GPU, and no loop over an axis that may be sharded.
     return Order(rows=512 if problem.kv_len <= 8192 else 256, stacks=None)
 
@@ -138,7 +136,7 @@ def _attend_bwd(problem: Problem, residuals: Any, cotangents: tuple[jax.Array, j
     dscale = None
     if inputs.scale is not None:
         dscale = jnp.sum(dquery * inputs.query).astype(inputs.scale.dtype)
-    _, remaining = blocks.scaled(inputs.query, scale, problem)
+    _, remaining = scaled(inputs.query, scale, problem)
     dkey = jnp.swapaxes(dkey, -1, -2) * (1.0 if remaining is None else remaining)
     return _Inputs(
         (dquery * jnp.asarray(scale, dquery.dtype)).astype(problem.dtype),
@@ -158,7 +156,7 @@ def _scale(problem: Problem, inputs: _Inputs) -> Any:
 
 def _stack(problem: Problem, inputs: _Inputs, fixed: _Fixed, index: Any) -> blocks.Stack:
     at = functools.partial(jax.tree.map, lambda x: _at(x, index))
-    query, scale = blocks.scaled(_at(inputs.query, index), _scale(problem, inputs), problem)
+    query, scale = scaled(_at(inputs.query, index), _scale(problem, inputs), problem)
     return blocks.Stack(
         query=query,
         key=_at(inputs.key, index),

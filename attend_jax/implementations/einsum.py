@@ -5,14 +5,12 @@ It holds the (q_len, kv_len) scores in memory, several times over when different
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
 from attend_jax import dropout, masks
-from attend_jax.problem import Operands, Problem, Result
+from attend_jax.problem import Operands, Problem, Result, scaled
 
 # Grouped heads (S7, S13): query head n reads key head n // g, so heads are (k g).
 _SUBSCRIPTS = {
@@ -35,15 +33,16 @@ def run(problem: Problem, operands: Operands) -> Result:
 
     group = problem.heads // max(problem.kv_heads, 1) or 1
     split, to_scores, to_output = _SUBSCRIPTS[problem.layout]
-    precision = _precision(problem)
+    query, remaining = scaled(query, problem.scale if scale is None else scale, problem)
     scores = jnp.einsum(
         to_scores,
         rearrange(query, split, g=group),
         key,
-        precision=precision,
+        precision=problem.precision,
         preferred_element_type=problem.scores_dtype,
     ).reshape(problem.scores_shape)
-    scores = scores * jnp.asarray(problem.scale if scale is None else scale, scores.dtype)
+    if remaining is not None:
+        scores = scores * remaining
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
 
@@ -52,7 +51,9 @@ def run(problem: Problem, operands: Operands) -> Result:
     if keep is not None:
         # The inputs' lowest finite number, and not -inf: a row that may attend nothing is then uniform (S3, S4).
         filled = jnp.where(keep, scores, jnp.asarray(jnp.finfo(problem.dtype).min, scores.dtype))
-    weights = jax.nn.softmax(filled, axis=-1)
+    # The softmax's division comes last: it is linear, and the output is the smaller array.
+    weights = jnp.exp(filled - jax.lax.stop_gradient(jnp.max(filled, axis=-1, keepdims=True)))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
     if problem.dropout is not None:
         weights = weights * dropout.factor(_kept(problem, operands), problem.dropout_rate, weights.dtype)
 
@@ -60,19 +61,12 @@ def run(problem: Problem, operands: Operands) -> Result:
         to_output,
         rearrange(weights.astype(problem.dtype), "b (k g) i j -> b k g i j", g=group),
         value,
-        precision=precision,
+        precision=problem.precision,
         preferred_element_type=problem.scores_dtype,
     )
-    output = output.reshape(problem.output_shape).astype(problem.dtype)
+    total = total if problem.layout == "bhnd" else rearrange(total, "b h i 1 -> b i h 1")
+    output = (output.reshape(problem.output_shape) / total).astype(problem.dtype)
     return Result(output, _logsumexp(scores, keep) if problem.return_logsumexp else None)
-
-
-def _precision(problem: Problem) -> Any:
-    """fp32 is fp32 on every device, unless the caller or `jax.default_matmul_precision` says otherwise."""
-    users = getattr(jax.config, "jax_default_matmul_precision", None)
-    if problem.precision is not None or users is not None:
-        return problem.precision
-    return None if problem.is_16_bit else jax.lax.Precision.HIGHEST
 
 
 def _kept(problem: Problem, operands: Operands) -> jax.Array:
