@@ -29,8 +29,9 @@ app = typer.Typer(
 
 EXITS = """Exit code: 0 all passed · 1 a mismatch · 2 bad input · 3 an error (a worker died, a bound was NaN) ·
 4 nothing compared, or something inconclusive · 130 interrupted (reports are written). Skips do not fail."""
-BENCH_EXITS = """Exit code: 0 measured, with --check all goals that could be judged are met · 1 with --check: a goal is missed ·
-2 bad input · 4 nothing measured, with --check no goal could be judged · 130 interrupted (files are written)."""
+BENCH_EXITS = """Exit code: 0 measured; with --check, every goal that could be judged is met · 1 with --check, a goal is
+missed · 2 bad input · 4 nothing measured; with --check, no goal could be judged · 130 interrupted (files are
+written)."""
 
 SuiteOption = Annotated[str, typer.Option("--suite", help="smoke, default, edge, workload or full; see `parity list`.")]
 CaseOption = Annotated[str | None, typer.Option("--case", help="Glob over case names of all suites, or a whole name.")]

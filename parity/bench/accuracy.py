@@ -18,8 +18,8 @@ QUERIES = 128
 
 @dataclasses.dataclass(frozen=True)
 class Error:
-    """The largest |result - truth| of a quantity, absolute and in roundings: over u*A + eta*A0 of docs/criterion.md, what
-    arithmetic alone may be off by to first order. An honest computation in its dtype stays below 16."""
+    """The largest |result - truth| of a quantity, absolute and in roundings: over u*A + eta*A0 of docs/criterion.md,
+    what arithmetic alone may be off by to first order. An honest computation in its dtype stays below 16."""
 
     quantity: str
     largest: float
@@ -42,9 +42,7 @@ class Truth:
         last = (attention.batch - 1, attention.heads - 1)
         heads = tuple(dict.fromkeys([(0, 0), last]))
         queries = _spread(attention.q_len)
-        return cls(
-            heads, tuple(queries.tolist()), tuple(_expected(attention, arrays, head, queries) for head in heads)
-        )
+        return cls(heads, tuple(queries.tolist()), tuple(_expected(attention, arrays, head, queries) for head in heads))
 
     def errors(self, results: Mapping[str, np.ndarray], mode: str) -> tuple[Error, ...]:
         """Of the output, and of the query's gradient where there is one."""

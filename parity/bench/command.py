@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from parity.bench import goals, json, plot, table
 from parity.bench.measure import Plan, entrants, measure
@@ -31,7 +32,7 @@ def run(
     outputs = _outputs(json_path, plot_path)
     _check_rows(device, row, dtypes)
     start, races, interrupted = time.monotonic(), list[Race](), False
-    console = Console()
+    console = table.console_of_some_width()
     environment: dict[str, str] = machine() | versions()
     hosts: list[Host] = []
     found = device or "cpu"
@@ -50,7 +51,8 @@ def run(
             if not quiet:
                 table.print_race(console, race)
 
-        measure(plan, hosts, found, show)
+        with _progress(console, quiet) as say:
+            measure(plan, hosts, found, show, say)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -68,6 +70,16 @@ def run(
     with contextlib.suppress(BrokenPipeError):
         table.print_verdicts(console, report)
     return report.exit_code
+
+
+@contextlib.contextmanager
+def _progress(console: Console, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """What is being done, on a terminal."""
+    if quiet or not console.is_terminal:
+        yield lambda words: None
+        return
+    with console.status("starting") as status:
+        yield lambda words: status.update(escape(words))
 
 
 def _outputs(json_path: Path | None, plot_path: Path | None) -> list[tuple[Write, Path]]:

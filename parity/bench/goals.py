@@ -32,11 +32,11 @@ class Speed:
         about = f", {self.about}" if self.about else ""
         return f"{self.device} {self.dtype} {self.mode}{about}: against {self.against}, {self.over}"
 
-    def judge(self, device: str, races: Sequence[Race]) -> Verdict:
+    def judge(self, races: Sequence[Race]) -> Verdict:
         ratios: list[tuple[float, str]] = []
         for race in races:
             ours, peer = race.get(OURS), race.best_peer(self.against)
-            if device != self.device or ours is None or peer is None or not self._is_about(race):
+            if ours is None or peer is None or not self._is_about(race):
                 continue
             # One that could not do the row at all is infinitely slow.
             ratios.append((race.ratio(ours, self.against) or 0.0, race.row.name))
@@ -68,12 +68,13 @@ class Doubling:
     """Twice the length takes at most twice the memory."""
 
     most: float = 2.0
+    device: str | None = "cpu"
     name: str = "cpu float32 memory of forward+backward: (1,8,4096,64) over (1,8,2048,64)"
 
-    def judge(self, device: str, races: Sequence[Race]) -> Verdict:
+    def judge(self, races: Sequence[Race]) -> Verdict:
         short, long = _memory(races, 2048), _memory(races, 4096)
         stated = f"<= {self.most:.2f}x"
-        if device != "cpu" or short is None or long is None:
+        if short is None or long is None:
             return Verdict(self.name, stated, "", None)
         figure = f"{long / max(short, 1):.2f}x: {short / MIB:.1f} to {long / MIB:.1f} MiB"
         return Verdict(self.name, stated, figure, long <= self.most * short)
@@ -84,12 +85,13 @@ class Ceiling:
     """Memory stays under a number of MiB."""
 
     most: float = 100.0
+    device: str | None = "cpu"
     name: str = "cpu float32 memory of forward+backward: (1,8,4096,64)"
 
-    def judge(self, device: str, races: Sequence[Race]) -> Verdict:
+    def judge(self, races: Sequence[Race]) -> Verdict:
         taken = _memory(races, 4096)
         stated = f"< {self.most:g} MiB"
-        if device != "cpu" or taken is None:
+        if taken is None:
             return Verdict(self.name, stated, "", None)
         return Verdict(self.name, stated, f"{taken / MIB:.1f} MiB", taken < self.most * MIB)
 
@@ -99,9 +101,10 @@ class Accuracy:
     """A fast wrong answer meets no goal: ours stays an honest computation in its dtype on every row."""
 
     most: float = DEPARTURE_FACTOR
+    device: str | None = None
     name: str = "error of every ours/*, in roundings"
 
-    def judge(self, device: str, races: Sequence[Race]) -> Verdict:
+    def judge(self, races: Sequence[Race]) -> Verdict:
         found = [
             (error.roundings, f"{error.quantity}, {measurement.contender}, {race.row.name}")
             for race in races
@@ -147,5 +150,4 @@ GOALS: tuple[Speed | Doubling | Ceiling | Accuracy, ...] = (
 
 def judge(device: str, races: Sequence[Race]) -> tuple[Verdict, ...]:
     """Every goal that is about this device, in the table's order."""
-    about = [goal for goal in GOALS if getattr(goal, "device", device) == device]
-    return tuple(goal.judge(device, races) for goal in about)
+    return tuple(goal.judge(races) for goal in GOALS if goal.device in (None, device))

@@ -67,7 +67,9 @@ def _flax() -> Function:
 
 def _ours(implementation: str, layout: str = "bhnd") -> Build:
     def build(attention: Attention) -> Function:
-        return functools.partial(_attend, implementation=implementation, layout=layout, causal=attention.corner or False)
+        return functools.partial(
+            _attend, implementation=implementation, layout=layout, causal=attention.corner or False
+        )
 
     return build
 
@@ -79,7 +81,7 @@ def _attend(*arrays: Any, **options: Any) -> jax.Array:
 
 
 def _nn(implementation: str) -> Function:
-    return functools.partial(jax.nn.dot_product_attention, implementation=implementation)  # type: ignore[arg-type]
+    return functools.partial(jax.nn.dot_product_attention, implementation=implementation)
 
 
 @functools.cache
@@ -161,17 +163,15 @@ def program(contender: str, attention: Attention, mode: str, given: Inputs) -> P
 
     arguments = {name: arrays[name] for name in names}, arrays["cotangent_output"]
     compiled = jax.jit(step).lower(*arguments).compile()
+    temporaries = int(compiled.memory_analysis().temp_size_in_bytes)  # type: ignore[union-attr]
     if jax.default_backend() == "cpu":
-        memory.check(compiled.memory_analysis().temp_size_in_bytes)
+        memory.check(temporaries)
 
     def run() -> dict[str, jax.Array]:
         return compiled(*arguments)
 
-    def taken() -> tuple[int | None, str]:
-        return int(compiled.memory_analysis().temp_size_in_bytes), "memory_analysis"
-
     runs, note = _explained(entry, attention, arrays)
-    return Program(run, taken, functools.partial(_time, run), runs, note)
+    return Program(run, lambda: (temporaries, "memory_analysis"), functools.partial(_time, run), runs, note)
 
 
 def _time(run: Callable[[], Any], calls: int) -> float:

@@ -52,18 +52,27 @@ def entrants(plan: Plan, hosts: Sequence[Host], device: str) -> list[tuple[Conte
     return found
 
 
-def measure(plan: Plan, hosts: Sequence[Host], device: str, listener: Callable[[Race], None]) -> None:
-    """Run the plan; what is interrupted is handed over as far as it got."""
+def measure(
+    plan: Plan, hosts: Sequence[Host], device: str, listener: Callable[[Race], None], say: Callable[[str], None]
+) -> None:
+    """Run the plan; `listener` gets each race when it is over, or as far as it got when interrupted, and `say` what is
+    being done."""
     taking_part = entrants(plan, hosts, device)
     order = random.Random(plan.seed)
     for row in plan.rows:
         truth = Truth.of(row.attention, plan.seed) if row.timed else None
         for mode in plan.modes:
-            heat = [Runner(c, host, row, mode, plan) for c, host in taking_part if row.timed or (mode, c.name) == _FOR_MEMORY]
+            heat = [
+                Runner(c, host, row, mode, plan)
+                for c, host in taking_part
+                if row.timed or (mode, c.name) == _FOR_MEMORY
+            ]
             try:
                 for runner in heat:
+                    say(f"{row.name} {mode}: compiling {runner.measurement.contender}")
                     runner.inspect(truth)
-                for _ in range(plan.repeats if row.timed else 0):
+                for n in range(plan.repeats if row.timed else 0):
+                    say(f"{row.name} {mode}: round {n + 1} of {plan.repeats}")
                     for runner in order.sample(heat, len(heat)):
                         runner.sample()
             finally:
@@ -83,8 +92,7 @@ class Runner:
 
     def inspect(self, truth: Truth | None) -> None:
         """Compile, warm up; memory and error."""
-        places = {} if truth is None else {"heads": truth.heads, "queries": truth.queries}
-        answer = self._ask(Inspect(self._task, **places))
+        answer = self._ask(Inspect(self._task) if truth is None else Inspect(self._task, truth.heads, truth.queries))
         if isinstance(answer, Inspected):
             errors = truth.errors(answer.results, self._mode) if truth is not None else ()
             self._set(
@@ -98,11 +106,12 @@ class Runner:
         """One timed sample, if it has one to give and time left for it."""
         if self.measurement.status not in ("inspected", "timed"):
             return
-        answer = self._ask(Time(self._task)) if self._left > 0 else None
+        if self._left <= 0:
+            self._set(samples=(*self.measurement.samples, None), words=f"stopped after {self._limit:g} s")
+            return
+        answer = self._ask(Time(self._task))
         if isinstance(answer, Timed):
             self._set(status="timed", samples=(*self.measurement.samples, answer.seconds), calls=answer.calls)
-        elif answer is None:
-            self._set(samples=(*self.measurement.samples, None), words=f"stopped after {self._limit:g} s")
 
     def _ask(self, question: Inspect | Time) -> Inspected | Timed | None:
         time.sleep(_SETTLE)

@@ -86,8 +86,8 @@ def _case(
 def _real(names: Sequence[str], dtype: str = "float32") -> list[Attention]:
     """Shapes of the workload; with 16-bit inputs the learned bias stays float32."""
     shapes = WORKLOAD | BIG_WORKLOAD
-    narrow = {} if dtype == "float32" else {"bias_dtype": "float32"}
-    return [dataclasses.replace(shapes[name], rule=name, dtype=dtype, **narrow) for name in names]
+    bias_dtype = None if dtype == "float32" else "float32"
+    return [dataclasses.replace(shapes[name], rule=name, dtype=dtype, bias_dtype=bias_dtype) for name in names]
 
 
 CPU = (

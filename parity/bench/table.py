@@ -18,6 +18,12 @@ _LEGEND = (
 _UNABLE = {"refused": "dim", "skipped": "dim", "raised": "yellow", "lost": "bold magenta"}
 
 
+def console_of_some_width() -> Console:
+    """Where there is no terminal to ask for its width, wide enough for a table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
 def print_race(console: Console, race: Race) -> None:
     """All contenders, fastest first, then those that could not, with their words."""
     console.print(f"\n[bold]{escape(race.row.name)}[/]  {race.mode}", highlight=False, soft_wrap=True)
@@ -32,12 +38,12 @@ def print_race(console: Console, race: Race) -> None:
             console.print(f"  {words}", highlight=False, soft_wrap=True)
     ours = race.get(OURS)
     if ours is not None and ours.note:
-        console.print(f"  [dim]{OURS}: {escape(ours.note)}[/]", highlight=False, soft_wrap=True)
+        console.print(f"  [dim]{OURS}: {escape(ours.note.splitlines()[0])}[/]", highlight=False, soft_wrap=True)
 
 
 def _grid(race: Race, able: list[Measurement]) -> Table:
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    grid.add_column("contender", no_wrap=True)
+    grid.add_column("contender", overflow="fold")
     for heading in ("median ms", "spread", "TFLOP/s", "MiB", "error", "vs best"):
         grid.add_column(heading, justify="right", no_wrap=True)
     best = race.best_peer()

@@ -26,7 +26,7 @@ from parity.bench.rows import BOTH, FORWARD, Row
 from parity.bench.worker import Program
 from parity.errors import BadInput
 
-Function = Callable[..., torch.Tensor]
+Function = Callable[..., Any]
 Build = Callable[[Attention], Function]
 Tensors = dict[str, torch.Tensor]
 
@@ -105,14 +105,14 @@ def _flex(attention: Attention) -> Function:
 
     def call(query: Any, key: Any, value: Any, bias: Any) -> torch.Tensor:
         if bias is None:
-            return compiled(query, key, value, block_mask=block_mask)  # type: ignore[return-value]
+            return compiled(query, key, value, block_mask=block_mask)
         wide = bias.detach().reshape((1,) * (4 - bias.ndim) + bias.shape)
         per_batch, per_head = wide.shape[0] > 1, wide.shape[1] > 1
 
         def score_mod(score: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
             return score + wide[b if per_batch else 0, h if per_head else 0, i, j]
 
-        return compiled(query, key, value, score_mod=score_mod, block_mask=block_mask)  # type: ignore[return-value]
+        return compiled(query, key, value, score_mod=score_mod, block_mask=block_mask)
 
     return call
 
@@ -172,12 +172,14 @@ def program(contender: str, attention: Attention, mode: str, given: Tensors) -> 
     names = bench_inputs.names(attention)
     due = tuple(name for name in names if name != "bias" or entry.contender.bias_gradient)
     call = entry.build(attention)
-    tensors = [given["query"], given["key"], given["value"], given.get("bias")]
+    tensors = [given.get(name) for name in ("query", "key", "value", "bias")]
+    # A bias that could have a gradient keeps SDPA from its fused CPU kernel even under no_grad.
+    bare = [None if tensor is None else tensor.detach() for tensor in tensors]
 
     def run() -> Tensors:
         if mode != BOTH:
             with torch.no_grad():
-                return {"output": call(*tensors)}
+                return {"output": call(*bare)}
         output = call(*tensors)
         gradients = torch.autograd.grad(output, [given[name] for name in due], given["cotangent_output"])
         return {"output": output.detach()} | {"d" + name: grad for name, grad in zip(due, gradients, strict=True)}

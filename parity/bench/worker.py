@@ -82,7 +82,7 @@ def _load(framework: str) -> Side:
         from parity.bench import torch_side as side
     else:
         from parity.bench import jax_side as side  # type: ignore[no-redef]
-    return side  # type: ignore[return-value]
+    return side
 
 
 class Bench:
