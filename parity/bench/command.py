@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ def run(
     _check_rows(device, row, dtypes)
     start, races, interrupted = time.monotonic(), list[Race](), False
     console = table.console_of_some_width()
-    environment: dict[str, str] = machine() | versions()
+    environment: dict[str, str] = machine() | versions() | {table.LOAD: f"{os.getloadavg()[0]:.2f}"}
     hosts: list[Host] = []
     found = device or "cpu"
     try:

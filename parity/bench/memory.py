@@ -10,7 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from parity.attention import Attention
+from parity.bench.rows import BOTH, FORWARD, Row
+
 Results = TypeVar("Results")
+# So many float32 copies of the scores does a quadratic contender hold at its worst, roughly.
+_COPIES = {FORWARD: 3, BOTH: 6}
 
 
 def rss_peak(run: Callable[[], Results], size: Callable[[Results], int]) -> tuple[int | None, str]:
@@ -42,6 +47,11 @@ def check(needs: int) -> None:
     there = available()
     if there is not None and needs > 0.8 * there:
         raise TooLarge(f"it would take about {needs / 2**30:.1f} GiB, and {there / 2**30:.1f} GiB are free")
+
+
+def check_scores(attention: Attention, mode: str) -> None:
+    """The same for a contender that holds all scores."""
+    check(4 * Row(attention).scores * _COPIES[mode])
 
 
 def available() -> int | None:

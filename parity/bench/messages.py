@@ -9,10 +9,13 @@ import numpy as np
 
 from parity.attention import Attention
 
+# The note of one that is timed without a gradient that is due.
+NO_BIAS_GRADIENT = "no bias gradient"
+
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """Who takes part. `peer`: somebody else's, to be beaten. `quadratic`: its memory, known beforehand. With
+    """Who takes part. `peer`: somebody else's, to be beaten. `quadratic`: holds all scores at once. With
     `bias_gradient` False it has none to give, and where one is due it is timed but is no peer."""
 
     name: str

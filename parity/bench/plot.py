@@ -38,8 +38,10 @@ def write(report: BenchReport, path: Path) -> None:
             panel = axes[y][x]
             for name, points in _lines(report, mode, number).items():
                 panel.plot(*zip(*sorted(points), strict=True), label=name, **_look(name))
-            panel.set(xscale="log", yscale="log", title=mode if y == 0 else "", ylabel=unit)
+            panel.set(yscale="log", title=mode if y == 0 else "", ylabel=unit)
             panel.set_xlabel("length" if y == len(PANELS) - 1 else "")
+            panel.set_xscale("log", base=2)
+            panel.xaxis.set_major_formatter("{x:.0f}")
             panel.grid(alpha=0.3)
     handles, labels = _legend(axes)
     if handles:

@@ -6,14 +6,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from parity.bench.messages import NO_BIAS_GRADIENT
 from parity.bench.results import OURS, BenchReport, Measurement, Race
 
 MIB = 2**20
+# In the environment: processes that ran or waited to, on average over the minute before the run.
+LOAD = "load average"
 _LEGEND = (
-    "median and spread (interquartile range / median) of a call; memory beyond inputs and results: that of JAX by the "
-    "compiler's memory_analysis, of torch by max_memory_allocated on a GPU and by peak RSS growth (~) on a CPU; error: "
-    "largest |error| against float64, in brackets in roundings, where an honest computation stays below 16; vs best: "
-    "times as fast as the best peer (*), median of the rounds' ratios; ! no peer here, as it lacks the bias' gradient"
+    "median and spread (interquartile range / median) of a call; memory beyond inputs and results: by memory_analysis "
+    "(JAX), max_memory_allocated (torch on a GPU) or the process's peak RSS growth (~: torch on a CPU, and JAX there "
+    "where that is more); error: largest |error| against float64, in brackets in roundings, where an honest "
+    "computation stays below 16; vs best: times as fast as the best peer (*), median of the rounds' ratios; ! no peer here, as it "
+    "lacks the bias' gradient"
 )
 _UNABLE = {"refused": "dim", "skipped": "dim", "raised": "yellow", "lost": "bold magenta"}
 
@@ -48,7 +52,7 @@ def _grid(race: Race, able: list[Measurement]) -> Table:
         grid.add_column(heading, justify="right", no_wrap=True)
     best = race.best_peer()
     for found in able:
-        mark = " *" if found is best else " !" if found.note and not found.counts and found.contender != OURS else ""
+        mark = " *" if found is best else " !" if found.note == NO_BIAS_GRADIENT else ""
         runs = f" ({found.runs})" if found.runs else ""
         style = "bold cyan" if found.contender == OURS else ""
         grid.add_row(f"{found.contender}{runs}{mark}", *_numbers(race, found), style=style)
@@ -91,6 +95,14 @@ def print_verdicts(console: Console, report: BenchReport) -> None:
         console.print(f"[dim]{_LEGEND}[/]", highlight=False)
         console.print()
     console.print(grid)
+    busy = float(report.environment.get(LOAD, 0)) / int(report.environment.get("cpus", 1))
+    if report.device == "cpu" and busy > 0.25:
+        console.print(
+            f"[yellow]this machine was busy before the run (load {report.environment[LOAD]} on "
+            f"{report.environment['cpus']} CPUs). torch's threads wait by spinning and lose more to that than XLA's: "
+            "repeat it on an idle one before believing a ratio.[/]",
+            soft_wrap=True,
+        )
     met = [verdict.met for verdict in report.verdicts if verdict.met is not None]
     interrupted = "[bold red]interrupted[/]: " if report.interrupted else ""
     console.print(

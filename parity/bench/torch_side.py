@@ -21,8 +21,8 @@ from parity import worker_torch
 from parity.attention import Attention
 from parity.bench import inputs as bench_inputs
 from parity.bench import memory
-from parity.bench.messages import Contender
-from parity.bench.rows import BOTH, FORWARD, Row
+from parity.bench.messages import NO_BIAS_GRADIENT, Contender
+from parity.bench.rows import BOTH
 from parity.bench.worker import Program
 from parity.errors import BadInput
 
@@ -73,7 +73,8 @@ def _sdpa(backend: SDPBackend | None = None) -> Build:
         def call(query: Any, key: Any, value: Any, bias: Any) -> torch.Tensor:
             mask = allowed
             if bias is not None:
-                bias = bias.to(query.dtype)
+                # The fused CPU kernel takes no mask of three axes.
+                bias = bias.reshape((1,) * (4 - bias.ndim) + bias.shape).to(query.dtype)
                 mask = bias if allowed is None else bias.masked_fill(~allowed, -torch.inf)
             with contextlib.nullcontext() if backend is None else sdpa_kernel(backend):
                 return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=own)
@@ -116,9 +117,6 @@ def _flex(attention: Attention) -> Function:
 
     return call
 
-
-# So many float32 copies of the scores does a quadratic contender hold at its worst, roughly.
-_COPIES = {FORWARD: 3, BOTH: 6}
 
 _peer = functools.partial(Contender, framework="torch")
 _ON_GPU = ("gpu",)
@@ -168,7 +166,7 @@ def program(contender: str, attention: Attention, mode: str, given: Tensors) -> 
     """The output without a gradient in sight, or output and gradients by torch.autograd.grad."""
     entry = TABLE[contender]
     if _device.type == "cpu" and entry.contender.quadratic:
-        memory.check(4 * Row(attention).scores * _COPIES[mode])
+        memory.check_scores(attention, mode)
     names = bench_inputs.names(attention)
     due = tuple(name for name in names if name != "bias" or entry.contender.bias_gradient)
     call = entry.build(attention)
@@ -192,7 +190,7 @@ def program(contender: str, attention: Attention, mode: str, given: Tensors) -> 
             # Why a kernel does not take a problem, torch says in warnings.
             reasons = dict.fromkeys(str(warning.message).split(" (Triggered")[0] for warning in said)
             raise RuntimeError("; ".join([str(error).strip().splitlines()[0], *reasons])) from None
-    note = "no bias gradient" if "bias" in names and mode == BOTH and not entry.contender.bias_gradient else ""
+    note = NO_BIAS_GRADIENT if "bias" in names and mode == BOTH and not entry.contender.bias_gradient else ""
     return Program(run, functools.partial(_memory, run), functools.partial(_time, run), note=note)
 
 

@@ -136,13 +136,14 @@ class Bench:
             calls = min(wanted, 10 * calls)
 
     def _inspect(self, program: Program, question: Inspect) -> Inspected:
-        memory, by = program.memory()
         found = program.run() if question.heads else {}
         results = {
             name: self._side.to_numpy(pick(found[name], question, self._layout(question)))
             for name in ("output", "dquery")
             if name in found
         }
+        del found
+        memory, by = program.memory()
         return Inspected(memory, by, results, program.runs, program.note)
 
     def _layout(self, question: Inspect) -> str:

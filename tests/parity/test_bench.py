@@ -454,3 +454,13 @@ def test_the_verdicts_say_what_was_missed(capsys):
     assert ">= 1.20x" in out
     assert "1.07x over 3 rows" in out
     assert "5 of 9 goals met" in out
+    assert "busy" not in out
+
+
+def test_a_busy_machine_is_told_of(capsys):
+    for load, busy in (("0.10", False), ("1.50", True)):
+        environment = {"cpus": "2", table.LOAD: load}
+        table.print_verdicts(
+            table.console_of_some_width(), dataclasses.replace(report(healthy()), environment=environment)
+        )
+        assert ("was busy before the run (load 1.50 on 2 CPUs)" in capsys.readouterr().out) == busy
