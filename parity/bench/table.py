@@ -16,8 +16,8 @@ _LEGEND = (
     "median and spread (interquartile range / median) of a call; memory beyond inputs and results: by memory_analysis "
     "(JAX), max_memory_allocated (torch on a GPU) or the process's peak RSS growth (~: torch on a CPU, and JAX there "
     "where that is more); error: largest |error| against float64, in brackets in roundings, where an honest "
-    "computation stays below 16; vs best: times as fast as the best peer (*), median of the rounds' ratios; ! no peer here, as it "
-    "lacks the bias' gradient"
+    "computation stays below 16; vs best: times as fast as the best peer (*), median of the rounds' ratios; "
+    "! no peer here, as it lacks the bias' gradient"
 )
 _UNABLE = {"refused": "dim", "skipped": "dim", "raised": "yellow", "lost": "bold magenta"}
 
