@@ -6,8 +6,10 @@ import contextlib
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 from parity import worker
 from parity.messages import Bad, Hello, Job, Options, Outcome
@@ -93,12 +95,17 @@ class Side:
         return Outcome(job.key, lost=f"{self.label}: {words}")
 
     def _start(self) -> None:
-        ours, theirs = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(target=worker.main, args=(theirs, self._spec, self._options), daemon=True)
-        with _main_hidden():
-            self._process.start()
-        theirs.close()
-        self._connection: Connection = ours
+        self._process, self._connection = spawn(worker.main, self._spec, self._options)
+
+
+def spawn(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
+    """A fresh process that runs target(connection, *arguments), and our end of its pipe."""
+    ours, theirs = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(target=target, args=(theirs, *arguments), daemon=True)
+    with _main_hidden():
+        process.start()
+    theirs.close()
+    return process, ours
 
 
 @contextlib.contextmanager

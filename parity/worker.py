@@ -26,7 +26,7 @@ from parity.spec import BadSpec, Spec
 def main(connection: Connection, spec: Spec, options: Options) -> None:
     """The whole life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pipeline's to handle
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     if options.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
     # Both sides may share one GPU; by default JAX takes three quarters of it when it starts.
@@ -56,7 +56,7 @@ def main(connection: Connection, spec: Spec, options: Options) -> None:
         connection.send(_run(side, target, face, job))
 
 
-def _end_with_parent(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """A worker whose parent was killed would go on with its case, and hold the terminal's pipe open."""
     while os.getppid() == parent:
         time.sleep(1)
@@ -110,14 +110,14 @@ def _check(spec: Spec, side: ModuleType, target: Any, face: specs.Interface, opt
             side.construct(target, face, {})
         except Exception as error:
             raise BadSpec(
-                f"{spec} cannot be constructed with dropout, flash and causal alone: {_words(error)}. Wrap it in a "
+                f"{spec} cannot be constructed with dropout, flash and causal alone: {words(error)}. Wrap it in a "
                 "class or function that fills in the rest."
             ) from None
     try:
         side.trial(target, face)
     except TypeError as error:
         if "argument" in str(error):  # the call itself; what the call computes is for the cases to judge
-            raise BadSpec(f"{spec} cannot be called as f(query, key, value): {_words(error)}") from None
+            raise BadSpec(f"{spec} cannot be called as f(query, key, value): {words(error)}") from None
     except Exception:
         return
 
@@ -168,13 +168,12 @@ def _run(side: ModuleType, target: Any, face: specs.Interface, job: Job) -> Outc
         arrays = side.run(target, face, job)
     except BaseException as error:  # a target may raise SystemExit or KeyboardInterrupt as well
         refused = any(base.__name__ == "ImplementationRefused" for base in type(error).__mro__)
-        words = str(error) if refused else _words(error)
-        field = {"refused": words} if refused else {"raised": words}
+        field = {"refused": str(error)} if refused else {"raised": words(error)}
         return Outcome(job.key, seconds=time.perf_counter() - start, peak_mib=peak_mib(), **field)  # type: ignore[arg-type]
     return Outcome(job.key, arrays, seconds=time.perf_counter() - start, peak_mib=peak_mib())
 
 
-def _words(error: BaseException) -> str:
+def words(error: BaseException) -> str:
     """One line: the last of what the exception says itself, without a framework's pages around it."""
     lines = [line for line in traceback.format_exception_only(error) if line.strip()]
     text = " ".join(" ".join(lines).split()).split(" -------------------- ")[0]  # where JAX explains its tracebacks

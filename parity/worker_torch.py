@@ -30,6 +30,12 @@ def set_up(options: Options) -> None:
         (one @ one).backward()  # or the first backward pass of a case warns
 
 
+def use(device: torch.device) -> None:
+    """Where `to_torch` puts tensors."""
+    global _device
+    _device = device
+
+
 def environment() -> dict[str, str]:
     return {
         "torch": torch.__version__,

@@ -7,6 +7,7 @@ import inspect
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,8 @@ def test_the_arrows_hold(copy):
             "attend_jax/implementations/einsum.py", "from attend_jax.implementations import cudnn",
             "implementations do not import one another BROKEN",
         ),
+        ("parity/bench/measure.py", "import torch", "the bench loads a framework in its worker only BROKEN"),
+        ("parity/bench/plot.py", "import jax", "the bench loads a framework in its worker only BROKEN"),
     ],
 )  # fmt: skip
 def test_a_planted_import_is_found(copy, file, line, words):
@@ -113,6 +116,13 @@ def test_parity_lists_cases_where_a_framework_is_not(blocked):
     answer = without(blocked, "from parity.cli import main\nmain(['list', '--suite', 'smoke'])\n")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.startswith("S1\n")
+
+
+def test_the_contract_of_the_bench_names_all_its_files_but_the_two_sides():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = (found for found in contracts if found["name"].startswith("the bench"))
+    files = {path.stem for path in (ROOT / "parity" / "bench").glob("*.py")} - {"__init__", "torch_side", "jax_side"}
+    assert {module.removeprefix("parity.bench.") for module in contract["source_modules"]} == files
 
 
 @pytest.mark.parametrize("name", ["attend_jax", "attend_torch"])

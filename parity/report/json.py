@@ -60,18 +60,19 @@ def as_json(report: Report) -> dict[str, Any]:
             for result in report.results
         ],
     }
-    return _plain(document)
+    return plain(document)
 
 
 def write(report: Report, path: Path) -> None:
     path.write_text(json.dumps(as_json(report), indent=1, allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Numbers that JSON lacks become strings."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

@@ -11,6 +11,7 @@ from parity.attention import Attention
 LIGHT = [
     ("--help",),
     ("run", "--help"),
+    ("bench", "--help"),
     ("list",),
     ("list", "--suite", "full"),
     ("show", "S1"),
