@@ -55,9 +55,18 @@ def keep_mask(
     >>> bool((whole[2:, 3:] == corner).all())
     True
     """
+    return kept(head_key(rng, batch, head), rate, row, column)
+
+
+def head_key(rng: jax.Array, batch: UInt32[Array, "..."], head: UInt32[Array, "..."]) -> Words:
+    """The generator's key for a (batch, head): the part of `keep_mask` that needs the rng."""
     word = jax.random.bits(rng, (2,), jnp.uint32)
-    per_head = threefry((word[0], word[1]), (batch, head))
-    bits, _ = threefry(per_head, (row, column))
+    return threefry((word[0], word[1]), (batch, head))
+
+
+def kept(key: Words, rate: float, row: UInt32[Array, "..."], column: UInt32[Array, "..."]) -> Bool[Array, "..."]:
+    """The rest of `keep_mask`: plain arithmetic on uint32, which a kernel can do on a tile of its own."""
+    bits, _ = threefry(key, (row, column))
     if rate >= 1:
         return jnp.zeros(bits.shape, bool)
     return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
