@@ -97,8 +97,27 @@ def _attention_fwd(static: Plan, inputs: Inputs) -> Any:
     return (output, _natural(logsumexp)), (inputs, output, logsumexp)
 
 
-def _attention_bwd(static: Plan, residuals: Any, cotangents: Any) -> Any:
-    raise NotImplementedError
+def _attention_bwd(static: Plan, residuals: Any, cotangents: Any) -> tuple[Inputs]:
+    inputs, output, logsumexp = residuals
+    cotangent, dlogsumexp = cotangents
+    delta = jnp.sum(output.astype(jnp.float32) * cotangent.astype(jnp.float32), axis=3)
+    if static.problem.layout == "bnhd":
+        delta = delta.swapaxes(1, 2)
+    saved = Saved(cotangent, logsumexp, delta - dlogsumexp)
+    dquery, row_sums = backward.dq(static, inputs, saved)
+    dkey, dvalue, column_sums = backward.dkv(static, inputs, saved)
+    dscale = None
+    if inputs.scale is not None:
+        dscale = jnp.sum(inputs.query.astype(jnp.float32) * dquery).reshape(1)
+        dquery = (dquery * inputs.scale).astype(inputs.query.dtype)
+    dbias = None
+    if static.dbias == "tiles":
+        dbias = backward.dbias(static, inputs, saved)
+    elif inputs.bias is not None:
+        sums = jnp.expand_dims(row_sums, 3) if static.dbias == "rows" else jnp.expand_dims(column_sums, 2)
+        shared = [axis for axis in range(4) if inputs.bias.shape[axis] == 1]
+        dbias = jnp.sum(sums, axis=shared, keepdims=True).astype(inputs.bias.dtype)
+    return (Inputs(dquery, dkey, dvalue, bias=dbias, scale=dscale),)
 
 
 _attention.defvjp(_attention_fwd, _attention_bwd)

@@ -154,7 +154,7 @@ def _features(
     # A slice that starts at a traced zero may reach beyond the array: what lies there is masked.
     features = pl.ds(0, size) if size == pad else pl.ds(jnp.int32(0), pad)
     index = (head, span.slice) if plan.problem.layout == "bhnd" else (span.slice, head)
-    mask = _and(
+    mask = both(
         None if full or span.inside is None else span.inside[:, None],
         None if size == pad else (lax.iota(jnp.int32, pad) < size)[None, :],
     )
@@ -174,7 +174,7 @@ def write_rows(ref: Ref, batch: jax.Array, head: jax.Array, rows: Span, numbers:
 
 def read_pairs(ref: Ref, tile: Tile) -> jax.Array:
     """The tile of a bias or mask (#b #h #i #j), broadcast no further than its own axes ask for."""
-    batch, head = (_pick(index, size) for index, size in zip((tile.batch, tile.head), ref.shape, strict=False))
+    batch, head = (pick(index, size) for index, size in zip((tile.batch, tile.head), ref.shape, strict=False))
     rows = tile.rows if ref.shape[2] > 1 else None
     columns = tile.columns if ref.shape[3] > 1 else None
     index = tuple(tile.rows.start * 0 if span is None else span.slice for span in (rows, columns))
@@ -183,7 +183,7 @@ def read_pairs(ref: Ref, tile: Tile) -> jax.Array:
     if rows is not None and columns is not None:
         row_mask = None if row_mask is None else row_mask[:, None]
         column_mask = None if column_mask is None else column_mask[None, :]
-    mask = _and(row_mask, column_mask)
+    mask = both(row_mask, column_mask)
     other = None if mask is None else False if ref.dtype == jnp.bool_ else 0.0
     loaded = plgpu.load(ref.at[(batch, head, *index)], mask=mask, other=other)
     if rows is not None and columns is not None:
@@ -191,12 +191,12 @@ def read_pairs(ref: Ref, tile: Tile) -> jax.Array:
     return loaded if rows is columns is None else tile.down(loaded) if columns is None else tile.across(loaded)
 
 
-def _pick(index: jax.Array, size: int) -> jax.Array:
+def pick(index: jax.Array, size: int) -> jax.Array:
     """The index into an axis that is full or 1; traced, because the interpreter takes no other."""
     return index if size > 1 else index * 0
 
 
-def _and(first: jax.Array | None, second: jax.Array | None) -> jax.Array | None:
+def both(first: jax.Array | None, second: jax.Array | None) -> jax.Array | None:
     return second if first is None else first if second is None else first & second
 
 
@@ -226,7 +226,7 @@ def hidden(plan: Plan, inputs: Inputs, tile: Tile, made: jax.Array) -> jax.Array
     keep = None if inputs.mask is None else read_pairs(inputs.mask, tile)
     if tile.diagonal and plan.offset is not None:
         seen = tile.across(tile.columns.indices) <= tile.down(tile.rows.indices + plan.offset)
-        keep = _and(keep, seen)
+        keep = both(keep, seen)
     if keep is not None:
         made = jnp.where(keep, made, plan.fill)
     if tile.last and tile.columns.inside is not None:
