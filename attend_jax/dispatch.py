@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 
-from attend_jax.implementations import cudnn, einsum
+from attend_jax.implementations import cudnn, einsum, triton
 from attend_jax.problem import Operands, Problem, Result
 
 
@@ -21,10 +21,11 @@ class Implementation:
     run: Callable[[Problem, Operands], Result]
 
 
-# `auto` takes the first that does not refuse; the last never does.
+# `auto` takes the first that does not refuse; einsum never does, so what comes after it runs by name only.
 TABLE = (
     Implementation("cudnn", "cuda", cudnn.refusal, cudnn.run),
     Implementation("einsum", None, einsum.refusal, einsum.run),
+    Implementation("triton", "cuda", triton.refusal, triton.run),
 )
 NAMES = ("auto", *sorted(row.name for row in TABLE))
 _BY_NAME = {row.name: row for row in TABLE}

@@ -4,17 +4,25 @@ It meets S1 to S17 in every combination, in 16 and in 32 bits, with memory linea
 dropout and whatever broadcasts in a bias or mask exist a tile at a time. fp32 is multiplied in split TF32, which is
 accurate to fp32. Gradients are deterministic.
 
-    plan      what is static, and the sizes of the tiles
+    plan      what is static, the sizes of the tiles, and what is refused
     tiles     what the kernels share
     forward   the forward kernel
     backward  the backward kernels
-    driver    which problems they take; the function with its gradient
+    driver    the function with its gradient
 
 The kernels have no forward mode and no second derivatives: `implementation="einsum"` has both.
 """
 
 from __future__ import annotations
 
-from attend_jax.implementations.triton.driver import refusal, run
+from attend_jax.implementations.triton.plan import refusal
+from attend_jax.problem import Operands, Problem, Result
 
 __all__ = ["refusal", "run"]
+
+
+def run(problem: Problem, operands: Operands) -> Result:
+    # Not at the top: jaxlib has no Triton on some platforms, which have no CUDA either.
+    from attend_jax.implementations.triton import driver
+
+    return driver.run(problem, operands)

@@ -4,8 +4,8 @@
     dkv     a program takes a block of keys over the queries that see it, of all heads of its group
     dbias   a program takes a tile of the bias over the batches and heads that share it
 
-With p the weights, dp = cotangent · valueᵀ (dropped as the weights were) and delta = rowsum(output * cotangent) less the
-log-sum-exp's cotangent: dscores = p * (dp - delta), dvalue = pᵀ · cotangent, dquery = scale * dscores · key, and so on.
+With p the weights, dp = cotangent · valueᵀ (dropped as the weights were) and delta = rowsum(output * cotangent) less
+the log-sum-exp's cotangent: dscores = p * (dp - delta), dvalue = pᵀ · cotangent, dquery = scale * dscores · key.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def dq_kernel(plan: Plan, inputs: Inputs, saved: Saved, dquery_ref: Any, *sum_re
 
         return step
 
-    carry = (jnp.zeros((blocks.q, padded(problem.head_dim)), jnp.float32),)
-    carry += tuple(jnp.zeros((blocks.q,), jnp.float32) for _ in sum_refs)
-    total, *sums = tiles.column_loops(plan, rows, blocks.k, body, carry)
+    start = jnp.zeros((blocks.q, padded(problem.head_dim)), jnp.float32)
+    sums = [jnp.zeros((blocks.q,), jnp.float32) for _ in sum_refs]
+    total, *sums = tiles.column_loops(plan, rows, blocks.k, body, (start, *sums))
     tiles.write(plan, dquery_ref, batch, head, rows, total if problem.scale is None else total * scale)
     for ref, per_row in zip(sum_refs, sums, strict=True):
         tiles.write_rows(ref, batch, head, rows, per_row)

@@ -1,4 +1,4 @@
-"""What the rest of the package sees: which problems the kernels take, and the function with its gradient."""
+"""From a problem to the kernels and back: the function with its gradient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from attend_jax import dropout, masks
 from attend_jax.implementations.triton import backward, forward, plan
@@ -16,53 +15,18 @@ from attend_jax.implementations.triton.plan import Plan
 from attend_jax.implementations.triton.tiles import Inputs, Saved
 from attend_jax.problem import Operands, Problem, Result
 
-INTERPRET = False  # tests run the kernels on a CPU
-TUNING: plan.Tuning | None = None  # and sweeps other tiles than the table's
-
-
-def refusal(problem: Problem) -> str | None:
-    """Why the kernels cannot do this here, found out without tracing the problem."""
-    if problem.dtype not in (jnp.float32, jnp.float16, jnp.bfloat16):
-        return f"takes float16, bfloat16 and float32 only; got {problem.dtype}"
-    if not all(isinstance(size, int) for size in (*problem.scores_shape, problem.kv_heads)):
-        return "takes no symbolic sizes"
-    if 0 in (*problem.scores_shape, problem.value_dim):
-        return "takes no empty arrays"
-    if max(problem.head_dim, problem.value_dim) > plan.MAX_HEAD_SIZE:
-        return f"takes head sizes of at most {plan.MAX_HEAD_SIZE}; got {max(problem.head_dim, problem.value_dim)}"
-    if not problem.is_16_bit and problem.precision is not None:
-        return "multiplies float32 in split TF32 only; got a precision"
-    if not problem.is_16_bit and getattr(jax.config, "jax_default_matmul_precision", None) is not None:
-        return "multiplies float32 in split TF32 only; jax.default_matmul_precision is set"
-    if _too_many(problem):
-        return "takes no mask of 2**31 to 2**32 elements: Pallas indexes it in 32 bits"
-    return None if INTERPRET else _unavailable()
-
-
-def _too_many(problem: Problem) -> bool:
-    shapes = [shape for shape in (problem.mask_shape, problem.dropout == "mask" and problem.scores_shape) if shape]
-    return any(2**31 <= math.prod(shape) <= 2**32 for shape in shapes)
-
-
-def _unavailable() -> str | None:
-    """Triton's products in TF32 and bfloat16 need compute capability 8.0."""
-    try:
-        device = jax.local_devices(backend="cuda")[0]
-    except RuntimeError:
-        return "there is no CUDA device"
-    capability = float(device.compute_capability)
-    return None if capability >= 8 else f"takes GPUs of compute capability 8.0 on; this one has {capability}"
-
 
 def run(problem: Problem, operands: Operands) -> Result:
-    static = Plan(problem, TUNING or plan.tuning(problem), INTERPRET)
+    static = plan.of(problem)
     words = empty = some_empty = None
     if problem.dropout == "rng":
         assert operands.dropout_rng is not None
         batch, head = (jnp.arange(size, dtype=jnp.uint32) for size in problem.scores_shape[:2])
         words = jnp.stack(dropout.head_key(operands.dropout_rng, batch[:, None], head))
     if problem.mask_shape is not None and problem.causal is not None:
-        empty = ~jnp.any(masks.allowed(problem, operands.mask), axis=3, keepdims=True)
+        allowed = masks.allowed(problem, operands.mask)
+        assert allowed is not None
+        empty = ~jnp.any(allowed, axis=3, keepdims=True)
         some_empty = jnp.any(empty, axis=2, keepdims=True)
     scale = operands.scale
     inputs = Inputs(
@@ -114,7 +78,9 @@ def _attention_bwd(static: Plan, residuals: Any, cotangents: Any) -> tuple[Input
     if static.dbias == "tiles":
         dbias = backward.dbias(static, inputs, saved)
     elif inputs.bias is not None:
-        sums = jnp.expand_dims(row_sums, 3) if static.dbias == "rows" else jnp.expand_dims(column_sums, 2)
+        per_head, axis = (row_sums, 3) if static.dbias == "rows" else (column_sums, 2)
+        assert per_head is not None
+        sums = jnp.expand_dims(per_head, axis)
         shared = [axis for axis in range(4) if inputs.bias.shape[axis] == 1]
         dbias = jnp.sum(sums, axis=shared, keepdims=True).astype(inputs.bias.dtype)
     return (Inputs(dquery, dkey, dvalue, bias=dbias, scale=dscale),)

@@ -49,6 +49,11 @@ TABLE = {
 }
 
 
+# Tests run the kernels on a CPU, and a sweep takes other tiles than the table's, by setting these.
+INTERPRET = False
+TUNING: Tuning | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Static argument of every kernel. `interpret` runs them in plain JAX, for tests on a CPU."""
@@ -122,6 +127,44 @@ def padded(size: int) -> int:
     return max(_MIN_SIZE, 1 << (size - 1).bit_length())
 
 
+def of(problem: Problem) -> Plan:
+    return Plan(problem, TUNING or tuning(problem), INTERPRET)
+
+
 def tuning(problem: Problem) -> Tuning:
     size = max(problem.head_dim, problem.value_dim)
     return next(row for (width, most), row in TABLE.items() if width == problem.dtype.itemsize and size <= most)
+
+
+def refusal(problem: Problem) -> str | None:
+    """Why the kernels cannot do this here, found out without tracing the problem."""
+    if problem.dtype not in (jnp.float32, jnp.float16, jnp.bfloat16):
+        return f"takes float16, bfloat16 and float32 only; got {problem.dtype}"
+    if not all(isinstance(size, int) for size in (*problem.scores_shape, problem.kv_heads)):
+        return "takes no symbolic sizes"
+    if 0 in (*problem.scores_shape, problem.value_dim):
+        return "takes no empty arrays"
+    if max(problem.head_dim, problem.value_dim) > MAX_HEAD_SIZE:
+        return f"takes head sizes of at most {MAX_HEAD_SIZE}; got {max(problem.head_dim, problem.value_dim)}"
+    if not problem.is_16_bit and problem.precision is not None:
+        return "multiplies float32 in split TF32 only; got a precision"
+    if not problem.is_16_bit and getattr(jax.config, "jax_default_matmul_precision", None) is not None:
+        return "multiplies float32 in split TF32 only; jax.default_matmul_precision is set"
+    if _too_many(problem):
+        return "takes no mask of 2**31 to 2**32 elements: Pallas indexes it in 32 bits"
+    return None if INTERPRET else _unavailable()
+
+
+def _too_many(problem: Problem) -> bool:
+    shapes = [shape for shape in (problem.mask_shape, problem.dropout == "mask" and problem.scores_shape) if shape]
+    return any(2**31 <= math.prod(shape) <= 2**32 for shape in shapes)
+
+
+def _unavailable() -> str | None:
+    """Triton's products in TF32 and bfloat16 need compute capability 8.0."""
+    try:
+        device = jax.local_devices(backend="cuda")[0]
+    except RuntimeError:
+        return "there is no CUDA device"
+    capability = float(device.compute_capability)
+    return None if capability >= 8 else f"takes GPUs of compute capability 8.0 on; this one has {capability}"

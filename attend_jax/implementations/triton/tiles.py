@@ -163,9 +163,7 @@ def _features(
 
 def read_rows(ref: Ref, batch: jax.Array, head: jax.Array, rows: Span, other: float) -> jax.Array:
     """One number a row, of a (b h i) array."""
-    return plgpu.load(
-        ref.at[batch, head, rows.slice], mask=rows.inside, other=None if rows.inside is None else other
-    )
+    return plgpu.load(ref.at[batch, head, rows.slice], mask=rows.inside, other=None if rows.inside is None else other)
 
 
 def write_rows(ref: Ref, batch: jax.Array, head: jax.Array, rows: Span, numbers: jax.Array) -> None:
