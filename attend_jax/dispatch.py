@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import jax
 
-from attend_jax.implementations import blockwise, cudnn, einsum
+from attend_jax.implementations import blockwise, cudnn, einsum, triton
 from attend_jax.problem import Operands, Problem, Result
 
 
@@ -27,6 +27,7 @@ TABLE = (
     Implementation("blockwise", None, blockwise.refusal, blockwise.run),
     Implementation("cudnn", "cuda", cudnn.refusal, cudnn.run),
     Implementation("einsum", None, einsum.refusal, einsum.run),
+    Implementation("triton", "cuda", triton.refusal, triton.run),
 )
 NAMES = ("auto", *sorted(row.name for row in TABLE))
 _BY_NAME = {row.name: row for row in TABLE}
@@ -101,8 +102,9 @@ def run(problem: Problem, operands: Operands, implementation: str) -> Result:
                 stacklevel=4,
             )
     # The platform is known at lowering only: the same trace may be lowered for a CPU and for a GPU.
+    only = None if implementation == "auto" else _BY_NAME[implementation].platform
     branches = {}
-    for platform in platforms():
+    for platform in platforms() if only is None else (only,):
         here = on(problem, platform)
         row = _BY_NAME[choose(here).implementation if implementation == "auto" else implementation]
         branches[platform] = functools.partial(row.run, here)
