@@ -159,7 +159,7 @@ def explain(problem: Problem, implementation: str) -> Explanation:
     """The same choice as `run`, for the default backend, in words."""
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     here = on(problem, platform)
-    refusals = {row.name: row.refusal(here) for row in TABLE}
+    refusals = {row.name: row.refusal(on(problem, row.platform or platform)) for row in TABLE}
     for row in TABLE:
         if refusals[row.name] is None and row.platform not in (None, platform):
             refusals[row.name] = f"exists on {row.platform} only; the default device is {platform}"
