@@ -152,7 +152,7 @@ def _features(
     size = ref.shape[3]
     pad = padded(size)
     # A slice that starts at a traced zero may reach beyond the array: what lies there is masked.
-    features = pl.ds(0, size) if size == pad else pl.ds(jnp.int32(0), pad)
+    features = pl.ds(0, size) if size == pad else pl.ds(span.start * 0, pad)
     index = (head, span.slice) if plan.problem.layout == "bhnd" else (span.slice, head)
     mask = both(
         None if full or span.inside is None else span.inside[:, None],
