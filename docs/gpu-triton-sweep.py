@@ -147,7 +147,7 @@ def checks(report: Report, pool: concurrent.futures.Executor, cases: str) -> Non
             work[name] = pool.submit(check, name)
     for name, future in work.items():
         try:
-            errors = future.result()
+            errors = future.result(timeout=max(1.0, report.left))
         except Exception as error:
             report.add("checks", f"BROKEN {name}: {brief(error)}", name=name, error=str(error)[:4000])
             continue
@@ -347,7 +347,7 @@ def main() -> None:
                 except Exception as error:
                     report.add("whole", f"{case.name}: {brief(error)}", case=case.name, error=str(error)[:4000])
     pool.shutdown(wait=False, cancel_futures=True)
-    print(f"written to {report.path}")
+    print(f"written to {report.path}", flush=True)
     os._exit(0)  # what is still being compiled is not waited for
 
 
