@@ -44,7 +44,7 @@ CHECKS = [
     "upper-left,i=300,j=413,kv=1,d=64,e=64,causal=upper_left,bias=hij,dtype={}",
     "bias,i=256,j=512,d=64,e=64,bias=hij,dtype={}",
     "bias-per-batch,i=300,j=413,d=128,e=128,bias=bhij,causal=1,lse=1,dtype={}",
-    "bias-fp32,i=300,j=413,d=64,e=64,bias=11ij,bias_dtype=float32,layout=bnhd,dtype={}",
+    "bias-fp32,i=300,j=413,d=128,e=128,bias=11ij,bias_dtype=float32,mask=b1ij,layout=bnhd,dtype={}",
     "bias-columns,i=300,j=413,d=64,e=64,bias=b11j,causal=1,lse=1,dtype={}",
     "bias-rows,i=300,j=413,d=64,e=64,bias=bhi1,lse=1,dtype={}",
     "mask,i=300,j=413,d=64,e=64,mask=b1ij,values=empty-row,dtype={}",
@@ -147,7 +147,7 @@ def checks(report: Report, pool: concurrent.futures.Executor, cases: str) -> Non
             work[name] = pool.submit(check, name)
     for name, future in work.items():
         try:
-            errors = future.result()
+            errors = future.result(timeout=max(1.0, report.left))
         except Exception as error:
             report.add("checks", f"BROKEN {name}: {brief(error)}", name=name, error=str(error)[:4000])
             continue
@@ -347,7 +347,7 @@ def main() -> None:
                 except Exception as error:
                     report.add("whole", f"{case.name}: {brief(error)}", case=case.name, error=str(error)[:4000])
     pool.shutdown(wait=False, cancel_futures=True)
-    print(f"written to {report.path}")
+    print(f"written to {report.path}", flush=True)
     os._exit(0)  # what is still being compiled is not waited for
 
 

@@ -6,11 +6,14 @@ accurate to fp32. Gradients are deterministic.
 
     plan      what is static, the sizes of the tiles, and what is refused
     tiles     what the kernels share
+    loops     which tiles they visit
     forward   the forward kernel
     backward  the backward kernels
     driver    the function with its gradient
 
-The kernels have no forward mode and no second derivatives: `implementation="einsum"` has both.
+The kernels have no forward mode and no second derivatives: `implementation="einsum"` has both. In `jax.shard_map` they
+need `check_vma=False`; `jax.export` needs the custom call "__gpu$xla.gpu.triton" to be let through, and fixed sizes.
+jax 0.11 says that its Triton lowering will go: what depends on it is `tiles.call` and the loads and stores in `tiles`.
 """
 
 from __future__ import annotations

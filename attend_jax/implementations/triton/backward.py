@@ -20,7 +20,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from attend_jax.implementations.triton import tiles
+from attend_jax.implementations.triton import loops, tiles
 from attend_jax.implementations.triton.plan import Plan, padded
 from attend_jax.implementations.triton.tiles import Inputs, Saved, Span, Tile
 
@@ -90,7 +90,7 @@ def dq_kernel(plan: Plan, inputs: Inputs, saved: Saved, dquery_ref: Any, *sum_re
 
     start = jnp.zeros((blocks.q, padded(problem.head_dim)), jnp.float32)
     sums = [jnp.zeros((blocks.q,), jnp.float32) for _ in sum_refs]
-    total, *sums = tiles.column_loops(plan, rows, blocks.k, body, (start, *sums))
+    total, *sums = loops.over_columns(plan, rows, blocks.k, body, (start, *sums))
     tiles.write(plan, dquery_ref, batch, head, rows, total if problem.scale is None else total * scale)
     for ref, per_row in zip(sum_refs, sums, strict=True):
         tiles.write_rows(ref, batch, head, rows, per_row)
@@ -138,7 +138,7 @@ def dkv_kernel(plan: Plan, inputs: Inputs, saved: Saved, dkey_ref: Any, dvalue_r
         whole = None
         if inputs.some_empty is not None:
             whole = tiles.read_pairs(inputs.some_empty, Tile(batch, head, columns, columns, diagonal=False))
-        dkey, dvalue, *rest = tiles.row_loops(plan, columns, blocks.q, body, (*totals, *sums), whole)
+        dkey, dvalue, *rest = loops.over_rows(plan, columns, blocks.q, body, (*totals, *sums), whole)
         for ref, per_column in zip(sum_refs, rest, strict=True):
             tiles.write_rows(ref, batch, head, columns, per_column)
         return dkey, dvalue

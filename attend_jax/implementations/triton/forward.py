@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attend_jax.implementations.triton import tiles
+from attend_jax.implementations.triton import loops, tiles
 from attend_jax.implementations.triton.plan import LOG2_E, Plan, padded
 from attend_jax.implementations.triton.tiles import Inputs, Span, Tile
 
@@ -67,7 +67,7 @@ def forward_kernel(plan: Plan, inputs: Inputs, output_ref: Any, logsumexp_ref: A
     zeros = jnp.zeros((blocks.q,), jnp.float32)
     carry = (jnp.zeros((blocks.q, padded(problem.value_dim)), jnp.float32), zeros - jnp.inf, zeros)
     whole = _whole(plan, inputs, batch, head, rows)
-    total, maximum, weight = tiles.column_loops(plan, rows, blocks.k, body, carry, whole)
+    total, maximum, weight = loops.over_columns(plan, rows, blocks.k, body, carry, whole)
     total = total * (plan.kept_factor / weight)[:, None]
     tiles.write(plan, output_ref, batch, head, rows, total)
     logsumexp = maximum + jnp.log2(weight)
