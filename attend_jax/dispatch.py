@@ -61,7 +61,9 @@ class Choice:
 CHOICES = (
     Choice("einsum", "cuda", lambda p: _fits(p) and max(p.q_len, p.kv_len) <= 64, "tiny: one fused pass beats a kernel"),
     Choice("einsum", "cuda", lambda p: _fits(p) and p.q_len == 1, "one query: a matrix-vector product"),
-    Choice("cudnn", "cuda", lambda p: True, "16 bits: cuDNN's fused kernel is the fastest"),
+    Choice("cudnn", "cuda", lambda p: p.bias_shape is None and p.head_dim > 64, "large heads, 16 bits: cuDNN is fastest"),
+    Choice("triton", "cuda", lambda p: True, "the fastest up to heads of 64, and wherever cuDNN lacks or pays"),
+    Choice("cudnn", "cuda", lambda p: True, "larger heads than the Triton kernels take"),
     Choice("einsum", "cuda", _fits, "its products use the whole GPU, and the scores fit"),
     Choice("einsum", None, lambda p: _fits(p) and p.kv_len <= 128, "short: the scores stay in the cache"),
     Choice("blockwise", None, lambda p: True, "long: memory linear in the length"),

@@ -38,14 +38,16 @@ class Tuning:
     fast_exp2: bool = True
 
 
-# (bytes of an element, larger head size, both at most) -> tiles. Reasons: the accumulators have to stay in registers
-# (256 KiB a processor, fp32), the pipelined tiles in shared memory (227 KiB); 64 rows a warp group feed Hopper's
-# asynchronous products; split TF32 holds each operand twice, so fp32 takes half the tile.
+# (bytes of an element, larger head size at most, biased) -> tiles, as docs/gpu-triton-sweep.py found them fastest on an
+# H200. Reasons: the accumulators have to stay in registers (256 KiB a processor, fp32), the pipelined tiles in shared
+# memory (227 KiB), and a tile of the bias takes room in both; split TF32 holds each operand twice.
+_SMALL = Blocks(64, 64, 4, 3)
 TABLE = {
-    (2, 64): Tuning(Blocks(128, 64, 4, 3), Blocks(128, 64, 8, 3), Blocks(64, 128, 8, 3), Blocks(128, 64, 8, 2)),
-    (2, 128): Tuning(Blocks(128, 64, 8, 2), Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2)),
-    (4, 64): Tuning(Blocks(64, 32, 4, 2), Blocks(64, 32, 4, 2), Blocks(32, 64, 4, 2), Blocks(64, 32, 4, 2)),
-    (4, 128): Tuning(Blocks(64, 32, 8, 2), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2)),
+    (2, 64, False): Tuning(Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(32, 128, 4, 3), _SMALL),
+    (2, 64, True): Tuning(_SMALL, _SMALL, _SMALL, _SMALL),
+    (2, 128, False): Tuning(Blocks(128, 64, 4, 2), Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2)),
+    (4, 64, False): Tuning(Blocks(128, 32, 4, 2), Blocks(64, 64, 4, 1), Blocks(32, 128, 8, 2), Blocks(64, 32, 4, 2)),
+    (4, 128, False): Tuning(Blocks(64, 32, 8, 2), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2)),
 }
 
 
@@ -135,8 +137,9 @@ def of(problem: Problem) -> Plan:
 
 
 def tuning(problem: Problem) -> Tuning:
-    size = max(problem.head_dim, problem.value_dim)
-    return next(row for (width, most), row in TABLE.items() if width == problem.dtype.itemsize and size <= most)
+    size = 64 if max(problem.head_dim, problem.value_dim) <= 64 else 128
+    width, biased = problem.dtype.itemsize, problem.bias_shape is not None
+    return TABLE[(width, size, biased and (width, size, True) in TABLE)]
 
 
 def refusal(problem: Problem) -> str | None:
