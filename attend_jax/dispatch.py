@@ -47,6 +47,12 @@ def _fits(problem: Problem) -> bool:
     return scores_bytes(problem) <= QUADRATIC_LIMIT
 
 
+def _bare(problem: Problem) -> bool:
+    """What cuDNN does without a detour: no bias or mask, and no corner but a square's."""
+    square = problem.causal is None or problem.q_len == problem.kv_len
+    return problem.bias_shape is None and problem.mask_shape is None and square
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """A row of what `auto` tries: on this platform (None: any), for these problems, this implementation."""
@@ -61,9 +67,9 @@ class Choice:
 CHOICES = (
     Choice("einsum", "cuda", lambda p: _fits(p) and max(p.q_len, p.kv_len) <= 64, "tiny: one fused pass beats a kernel"),
     Choice("einsum", "cuda", lambda p: _fits(p) and p.q_len == 1, "one query: a matrix-vector product"),
-    Choice("cudnn", "cuda", lambda p: p.bias_shape is None and p.head_dim > 64, "large heads, 16 bits: cuDNN is fastest"),
-    Choice("triton", "cuda", lambda p: True, "the fastest up to heads of 64, and wherever cuDNN lacks or pays"),
-    Choice("cudnn", "cuda", lambda p: True, "larger heads than the Triton kernels take"),
+    Choice("cudnn", "cuda", lambda p: p.head_dim > 64 and _bare(p), "16 bits, large heads: cuDNN's kernel is fastest"),
+    Choice("triton", "cuda", lambda p: jax.device_count() == 1, "the fastest there is for this on one GPU"),
+    Choice("cudnn", "cuda", lambda p: True, "16 bits: a fused kernel, which JAX knows how to shard"),
     Choice("einsum", "cuda", _fits, "its products use the whole GPU, and the scores fit"),
     Choice("einsum", None, lambda p: _fits(p) and p.kv_len <= 128, "short: the scores stay in the cache"),
     Choice("blockwise", None, lambda p: True, "long: memory linear in the length"),

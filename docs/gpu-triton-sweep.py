@@ -77,7 +77,7 @@ TIMINGS = [
     Timing("bf16 d=128", "bfloat16", (4, 16, 4096, 128)),
     Timing("bf16 bias bhij", "bfloat16", (4, 16, 2048, 64), "bhij", sweep=False),
     Timing("bf16 dropout", "bfloat16", (4, 16, 2048, 64), dropout=0.1, sweep=False),
-    Timing("fp32 bias hij", "float32", (4, 16, 2048, 64), "hij", sweep=False),
+    Timing("fp32 bias hij", "float32", (4, 16, 2048, 64), "hij"),
     Timing("bf16 space", "bfloat16", (64, 8, 1024, 64), sweep=False),
     Timing("bf16 time bias hij", "bfloat16", (8192, 8, 16, 64), "hij", sweep=False),
 ]
@@ -112,6 +112,8 @@ SWEEP: dict[tuple[int, int, str], list[tuple[int, int, int, int]]] = {
     ],
     (4, 64, "dkv"): [
         (32, 64, 4, 2), (32, 64, 4, 3), (64, 64, 4, 1), (64, 64, 8, 2), (32, 128, 8, 2), (32, 32, 4, 2), (16, 64, 4, 2),
+        (32, 64, 4, 1), (32, 128, 8, 1), (32, 128, 4, 1), (64, 64, 8, 1), (64, 32, 4, 1), (64, 32, 4, 2), (16, 128, 4, 2),
+        (16, 128, 8, 2),
     ],
     (4, 64, "dbias"): [(64, 32, 4, 2), (64, 64, 4, 1), (64, 64, 8, 2), (32, 32, 4, 2)],
 }  # fmt: skip

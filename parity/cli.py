@@ -169,7 +169,7 @@ def bench(
         str | None, typer.Option("--row", help="Glob over the names of rows, or a case's whole name.")
     ] = None,
     contender: Annotated[
-        str | None, typer.Option("--contender", help="Glob over contenders, as 'ours/*'; default all.")
+        str | None, typer.Option("--contender", help="Globs over contenders, as 'ours/*,torch/sdpa'.")
     ] = None,
     mode: Annotated[str, typer.Option("--mode", help="forward, or both: also forward+backward.")] = "both",
     dtype: Annotated[str | None, typer.Option(help="Only rows in float32, bfloat16 or float16; NAME,…")] = None,

@@ -45,7 +45,8 @@ def entrants(plan: Plan, hosts: Sequence[Host], device: str) -> list[tuple[Conte
       BadInput: nobody is.
     """
     there = [(c, host) for host in hosts for c in host.hello.contenders if device in c.devices]
-    found = [(c, host) for c, host in there if fnmatch.fnmatchcase(c.name, plan.contender or "*")]
+    globs = (plan.contender or "*").split(",")
+    found = [(c, host) for c, host in there if any(fnmatch.fnmatchcase(c.name, glob) for glob in globs)]
     if not found:
         names = ", ".join(contender.name for contender, _ in there)
         raise BadInput(f"--contender {plan.contender!r} matches nobody; on {device} there are {names}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 from typing import Any
 
@@ -158,6 +159,8 @@ def refusal(problem: Problem) -> str | None:
         return "multiplies float32 in split TF32 only; jax.default_matmul_precision is set"
     if _too_many(problem):
         return "takes no mask of 2**31 to 2**32 elements: Pallas indexes it in 32 bits"
+    if jax.sharding.get_abstract_mesh().manual_axes:
+        return "inside jax.shard_map Pallas takes no part in the checks of what varies (check_vma)"
     return None if INTERPRET else _unavailable()
 
 
@@ -167,10 +170,12 @@ def _too_many(problem: Problem) -> bool:
 
 
 def _unavailable() -> str | None:
-    """Triton's products in TF32 and bfloat16 need compute capability 8.0."""
+    """Triton's products in TF32 and bfloat16 need compute capability 8.0; jax 0.11 says its Triton lowering will go."""
     try:
         device = jax.local_devices(backend="cuda")[0]
     except RuntimeError:
         return "there is no CUDA device"
+    if importlib.util.find_spec("jax.experimental.pallas.triton") is None:
+        return "this JAX has no Triton lowering for Pallas any more"
     capability = float(device.compute_capability)
     return None if capability >= 8 else f"takes GPUs of compute capability 8.0 on; this one has {capability}"
