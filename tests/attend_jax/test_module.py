@@ -151,7 +151,7 @@ def test_gradients_pass_through_the_module():
             "`causal` must be one of False, True, 'lower_right', 'upper_left'; got 'upper_right'",
         ),
         ({"layout": "bhdn"}, "`layout` must be one of 'bhnd', 'bnhd'; got 'bhdn'"),
-        ({"implementation": "flash"}, "`implementation` must be one of 'auto', 'cudnn', 'einsum'; got 'flash'"),
+        ({"implementation": "flash"}, "`implementation` must be one of 'auto', 'blockwise', 'cudnn', 'einsum'; got 'flash'"),
         ({"precision": "very"}, "`precision` must be None or what jax.lax.dot_general takes"),
         ({"scale": float("inf")}, "`scale` must be finite; got inf"),
     ],
