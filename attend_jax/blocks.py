@@ -168,6 +168,4 @@ def _factor(problem: Problem, stack: Stack) -> jax.Array:
 def _dot(subscripts: str, left: jax.Array, right: jax.Array, problem: Problem) -> jax.Array:
     if problem.platform == "cpu":  # XLA:CPU lacks some products of 16-bit operands (jax 0.10.2); these are exact
         left, right = left.astype(problem.scores_dtype), right.astype(problem.scores_dtype)
-    return jnp.einsum(
-        subscripts, left, right, precision=problem.precision, preferred_element_type=problem.scores_dtype
-    )
+    return jnp.einsum(subscripts, left, right, precision=problem.precision, preferred_element_type=problem.scores_dtype)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import jax
 
-from attend_jax.implementations import blockwise, cudnn, einsum
+from attend_jax.implementations import blockwise, cudnn, einsum, triton
 from attend_jax.problem import Operands, Problem, Result
 
 
@@ -27,6 +27,7 @@ TABLE = (
     Implementation("blockwise", None, blockwise.refusal, blockwise.run),
     Implementation("cudnn", "cuda", cudnn.refusal, cudnn.run),
     Implementation("einsum", None, einsum.refusal, einsum.run),
+    Implementation("triton", "cuda", triton.refusal, triton.run),
 )
 NAMES = ("auto", *sorted(row.name for row in TABLE))
 _BY_NAME = {row.name: row for row in TABLE}
@@ -58,9 +59,15 @@ class Choice:
 
 # The first that fits and does not refuse. Measured with `parity bench`; the figures are in docs/performance.md.
 CHOICES = (
-    Choice("einsum", "cuda", lambda p: _fits(p) and max(p.q_len, p.kv_len) <= 64, "tiny: one fused pass beats a kernel"),
+    Choice(
+        "einsum", "cuda", lambda p: _fits(p) and max(p.q_len, p.kv_len) <= 64, "tiny: one fused pass beats a kernel"
+    ),
     Choice("einsum", "cuda", lambda p: _fits(p) and p.q_len == 1, "one query: a matrix-vector product"),
-    Choice("cudnn", "cuda", lambda p: True, "16 bits: cuDNN's fused kernel is the fastest"),
+    Choice(
+        "cudnn", "cuda", lambda p: p.bias_shape is None and p.head_dim > 64, "large heads, 16 bits: cuDNN is fastest"
+    ),
+    Choice("triton", "cuda", lambda p: True, "the fastest up to heads of 64, and wherever cuDNN lacks or pays"),
+    Choice("cudnn", "cuda", lambda p: True, "larger heads than the Triton kernels take"),
     Choice("einsum", "cuda", _fits, "its products use the whole GPU, and the scores fit"),
     Choice("einsum", None, lambda p: _fits(p) and p.kv_len <= 128, "short: the scores stay in the cache"),
     Choice("blockwise", None, lambda p: True, "long: memory linear in the length"),
@@ -98,11 +105,12 @@ def run(problem: Problem, operands: Operands, implementation: str) -> Result:
                 f"implementation='einsum' holds scores of shape {problem.scores_shape} in memory, "
                 f"{scores_bytes(problem) / 2**30:.1f} GiB, several times when differentiated; "
                 "'auto' and 'blockwise' need memory linear in the length.",
-                stacklevel=4,
+                stacklevel=3,  # whoever called attend
             )
     # The platform is known at lowering only: the same trace may be lowered for a CPU and for a GPU.
+    only = None if implementation == "auto" else _BY_NAME[implementation].platform
     branches = {}
-    for platform in platforms():
+    for platform in platforms() if only is None else (only,):
         here = on(problem, platform)
         row = _BY_NAME[choose(here).implementation if implementation == "auto" else implementation]
         branches[platform] = functools.partial(row.run, here)
@@ -157,7 +165,7 @@ def explain(problem: Problem, implementation: str) -> Explanation:
     """The same choice as `run`, for the default backend, in words."""
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     here = on(problem, platform)
-    refusals = {row.name: row.refusal(here) for row in TABLE}
+    refusals = {row.name: row.refusal(on(problem, row.platform or platform)) for row in TABLE}
     for row in TABLE:
         if refusals[row.name] is None and row.platform not in (None, platform):
             refusals[row.name] = f"exists on {row.platform} only; the default device is {platform}"

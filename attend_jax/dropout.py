@@ -58,13 +58,13 @@ def keep_mask(
     return kept(head_key(rng, batch, head), rate, row, column)
 
 
-def head_key(rng: jax.Array, batch: UInt32[Array, "..."], head: UInt32[Array, "..."]) -> Words:
+def head_key(rng: jax.Array, batch: UInt32[Array, ...], head: UInt32[Array, ...]) -> Words:
     """The generator's key for a (batch, head): the part of `keep_mask` that needs the rng."""
     word = jax.random.bits(rng, (2,), jnp.uint32)
     return threefry((word[0], word[1]), (batch, head))
 
 
-def kept(key: Words, rate: float, row: UInt32[Array, "..."], column: UInt32[Array, "..."]) -> Bool[Array, "..."]:
+def kept(key: Words, rate: float, row: UInt32[Array, ...], column: UInt32[Array, ...]) -> Bool[Array, ...]:
     """The rest of `keep_mask`: plain arithmetic on uint32, which a kernel can do on a tile of its own."""
     bits, _ = threefry(key, (row, column))
     if rate >= 1:

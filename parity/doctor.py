@@ -21,7 +21,7 @@ def examine() -> int:
     reference = _side(console, "torch side", DEFAULT_REFERENCE, Options())
     candidate = _side(console, "JAX side", DEFAULT_CANDIDATE, Options())
     if candidate is not None:
-        for name in ("einsum", "cudnn"):
+        for name in ("einsum", "cudnn", "triton"):
             why_not = _refusal(name)
             console.print(f"  implementation {name}: {'[green]runs here[/]' if why_not is None else escape(why_not)}")
         _advise(console, candidate)

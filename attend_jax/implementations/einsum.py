@@ -51,9 +51,7 @@ def run(problem: Problem, operands: Operands) -> Result:
     if keep is not None:
         # The inputs' lowest finite number, and not -inf: a row that may attend nothing is then uniform (S3, S4).
         filled = jnp.where(keep, scores, jnp.asarray(jnp.finfo(problem.dtype).min, scores.dtype))
-    # The softmax's division comes last: it is linear, and the output is the smaller array.
-    weights = jnp.exp(filled - jax.lax.stop_gradient(jnp.max(filled, axis=-1, keepdims=True)))
-    total = jnp.sum(weights, axis=-1, keepdims=True)
+    weights, total = _softmax(filled, problem)
     if problem.dropout is not None:
         weights = weights * dropout.factor(_kept(problem, operands), problem.dropout_rate, weights.dtype)
 
@@ -64,9 +62,23 @@ def run(problem: Problem, operands: Operands) -> Result:
         precision=problem.precision,
         preferred_element_type=problem.scores_dtype,
     )
-    total = total if problem.layout == "bhnd" else rearrange(total, "b h i 1 -> b i h 1")
-    output = (output.reshape(problem.output_shape) / total).astype(problem.dtype)
+    output = output.reshape(problem.output_shape)
+    if total is not None:
+        output = output / (total if problem.layout == "bhnd" else rearrange(total, "b h i 1 -> b i h 1"))
+    output = output.astype(problem.dtype)
     return Result(output, _logsumexp(scores, keep) if problem.return_logsumexp else None)
+
+
+def _softmax(scores: jax.Array, problem: Problem) -> tuple[jax.Array, jax.Array | None]:
+    """The weights, and what the output is still to be divided by.
+
+    On a CPU the division comes last: it is linear, and the output is the smaller array. A GPU has one fused kernel for
+    the whole softmax.
+    """
+    if problem.platform != "cpu":
+        return jax.nn.softmax(scores, axis=-1), None
+    weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+    return weights, jnp.sum(weights, axis=-1, keepdims=True)
 
 
 def _kept(problem: Problem, operands: Operands) -> jax.Array:

@@ -1,0 +1,245 @@
+"""The backward kernels. Each computes the weights anew from the row's log-sum-exp; none adds to what another writes.
+
+    dq      a program takes a block of queries over the keys that it sees
+    dkv     a program takes a block of keys over the queries that see it, of all heads of its group
+    dbias   a program takes a tile of the bias over the batches and heads that share it
+
+With p the weights, dp = cotangent · valueᵀ (dropped as the weights were) and delta = rowsum(output * cotangent) less
+the log-sum-exp's cotangent: dscores = p * (dp - delta), dvalue = pᵀ · cotangent, dquery = scale * dscores · key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from attend_jax.implementations.triton import loops, tiles
+from attend_jax.implementations.triton.plan import Plan, padded
+from attend_jax.implementations.triton.tiles import Inputs, Saved, Span, Tile
+
+# Programs that are enough to fill a GPU: fewer tiles of the bias than this share their sum among several.
+_PROGRAMS = 512
+
+
+def _weights(
+    plan: Plan, inputs: Inputs, saved: Saved, tile: Tile, reads: tuple[Any, Any, Any, Any], scale: Any
+) -> tuple[jax.Array, jax.Array]:
+    """The weights of a tile, as they multiply the values, and the gradient to its scores."""
+    query, key, value, cotangent = reads
+    logsumexp = tile.down(tiles.read_rows(saved.logsumexp, tile.batch, tile.head, tile.rows, math.inf))
+    delta = tile.down(tiles.read_rows(saved.delta, tile.batch, tile.head, tile.rows, 0.0))
+    products, dweights = (
+        tiles.dot(plan, b, a, trans_b=True) if tile.transposed else tiles.dot(plan, a, b, trans_b=True)
+        for a, b in ((query, key), (cotangent, value))
+    )
+    weights = tiles.exp2(plan, tiles.scores(plan, inputs, tile, products, scale) - logsumexp)
+    keep = tiles.kept(plan, inputs, tile)
+    if keep is not None:
+        dweights = jnp.where(keep, dweights * plan.kept_factor, 0.0)
+    dscores = weights * (dweights - delta)
+    if plan.may_be_empty:  # uniform (S4), while the zeros above pass nothing to the scores
+        weights = jnp.where(logsumexp == math.inf, 1 / plan.problem.kv_len, weights)
+    if keep is not None:
+        weights = jnp.where(keep, weights * plan.kept_factor, 0.0)
+    return weights, dscores
+
+
+def dq(plan: Plan, inputs: Inputs, saved: Saved) -> tuple[jax.Array, jax.Array | None]:
+    """The query's gradient, float32 and not yet scaled when the scale is traced; the row sums of dscores (b h i),
+    if it is there that the bias' gradient is summed."""
+    problem, blocks = plan.problem, plan.blocks("dq")
+    grid, _ = tiles.grid(plan, -(-problem.q_len // blocks.q), problem.heads)
+    dtype = problem.dtype if problem.scale is not None else jnp.float32
+    out = [jax.ShapeDtypeStruct(inputs.query.shape, dtype)]
+    if plan.dbias == "rows":
+        out.append(jax.ShapeDtypeStruct(problem.scores_shape[:3], jnp.float32))
+    dquery, *sums = tiles.call(dq_kernel, plan, blocks, grid, (inputs, saved), out)
+    return dquery, sums[0] if sums else None
+
+
+def dq_kernel(plan: Plan, inputs: Inputs, saved: Saved, dquery_ref: Any, *sum_refs: Any) -> None:
+    problem, blocks = plan.problem, plan.blocks("dq")
+    count = -(-problem.q_len // blocks.q)
+    block, head, batch = tiles.grid(plan, count, problem.heads)[1]()
+    if problem.causal is not None:
+        block = count - 1 - block
+    rows = Span(block * blocks.q, blocks.q, problem.q_len)
+    key_head = tiles.key_head(plan, head)
+    query = tiles.read(plan, inputs.query, batch, head, rows)
+    cotangent = tiles.read(plan, saved.cotangent, batch, head, rows)
+    scale = tiles.scale_of(plan, inputs, batch)
+
+    def body(edge: bool) -> Any:
+        def step(index: jax.Array, carry: Any) -> Any:
+            columns = Span(index * blocks.k, blocks.k, problem.kv_len)
+            tile = Tile(batch, head, rows, columns, diagonal=edge, last=edge)
+            key = tiles.read(plan, inputs.key, batch, key_head, columns, full=not edge)
+            value = tiles.read(plan, inputs.value, batch, key_head, columns, full=not edge)
+            _, dscores = _weights(plan, inputs, saved, tile, (query, key, value, cotangent), scale)
+            total = carry[0] + tiles.dot(plan, dscores.astype(key.dtype), key)
+            return (total, *(rest + jnp.sum(dscores, axis=1) for rest in carry[1:]))
+
+        return step
+
+    start = jnp.zeros((blocks.q, padded(problem.head_dim)), jnp.float32)
+    sums = [jnp.zeros((blocks.q,), jnp.float32) for _ in sum_refs]
+    total, *sums = loops.over_columns(plan, rows, blocks.k, body, (start, *sums))
+    tiles.write(plan, dquery_ref, batch, head, rows, total if problem.scale is None else total * scale)
+    for ref, per_row in zip(sum_refs, sums, strict=True):
+        tiles.write_rows(ref, batch, head, rows, per_row)
+
+
+def dkv(plan: Plan, inputs: Inputs, saved: Saved) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """The gradients of key and value; the column sums of dscores (b h j), if the bias' gradient is summed there."""
+    problem, blocks = plan.problem, plan.blocks("dkv")
+    grid, _ = tiles.grid(plan, -(-problem.kv_len // blocks.k), problem.kv_heads)
+    out = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (inputs.key, inputs.value)]
+    if plan.dbias == "columns":
+        out.append(jax.ShapeDtypeStruct((problem.batch, problem.heads, problem.kv_len), jnp.float32))
+    dkey, dvalue, *sums = tiles.call(dkv_kernel, plan, blocks, grid, (inputs, saved), out)
+    return dkey, dvalue, sums[0] if sums else None
+
+
+def dkv_kernel(plan: Plan, inputs: Inputs, saved: Saved, dkey_ref: Any, dvalue_ref: Any, *sum_refs: Any) -> None:
+    problem, blocks = plan.problem, plan.blocks("dkv")
+    count = -(-problem.kv_len // blocks.k)
+    block, key_head, batch = tiles.grid(plan, count, problem.kv_heads)[1]()
+    columns = Span(block * blocks.k, blocks.k, problem.kv_len)
+    key = tiles.read(plan, inputs.key, batch, key_head, columns)
+    value = tiles.read(plan, inputs.value, batch, key_head, columns)
+    scale = tiles.scale_of(plan, inputs, batch)
+
+    def one_head(member: jax.Array, totals: Any) -> Any:
+        head = key_head * plan.group + member
+
+        def body(edge: bool) -> Any:
+            def step(index: jax.Array, carry: Any) -> Any:
+                dkey, dvalue, *rest = carry
+                rows = Span(index * blocks.q, blocks.q, problem.q_len)
+                # Held transposed, the weights go from one product to the next without leaving the registers.
+                tile = Tile(batch, head, rows, columns, diagonal=edge, transposed=True)
+                query = tiles.read(plan, inputs.query, batch, head, rows)
+                cotangent = tiles.read(plan, saved.cotangent, batch, head, rows)
+                weights, dscores = _weights(plan, inputs, saved, tile, (query, key, value, cotangent), scale)
+                dvalue = dvalue + tiles.dot(plan, weights.astype(cotangent.dtype), cotangent)
+                dkey = dkey + tiles.dot(plan, dscores.astype(query.dtype), query)
+                return (dkey, dvalue, *(sums + jnp.sum(dscores, axis=1) for sums in rest))
+
+            return step
+
+        sums = tuple(jnp.zeros((blocks.k,), jnp.float32) for _ in sum_refs)
+        whole = None
+        if inputs.some_empty is not None:
+            whole = tiles.read_pairs(inputs.some_empty, Tile(batch, head, columns, columns, diagonal=False))
+        dkey, dvalue, *rest = loops.over_rows(plan, columns, blocks.q, body, (*totals, *sums), whole)
+        for ref, per_column in zip(sum_refs, rest, strict=True):
+            tiles.write_rows(ref, batch, head, columns, per_column)
+        return dkey, dvalue
+
+    totals = tuple(jnp.zeros((blocks.k, padded(size)), jnp.float32) for size in (problem.head_dim, problem.value_dim))
+    if plan.group == 1:
+        dkey, dvalue = one_head(jnp.int32(0), totals)
+    else:
+        dkey, dvalue = lax.fori_loop(jnp.int32(0), jnp.int32(plan.group), one_head, totals)
+    tiles.write(plan, dkey_ref, batch, key_head, columns, dkey * scale)
+    tiles.write(plan, dvalue_ref, batch, key_head, columns, dvalue)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shares:
+    """How a bias' gradient is divided among programs: a tile and `own` axes each, summed over the `shared` ones.
+
+    The sum is further split in `splits` where there would otherwise be too few programs; these are added up after.
+    """
+
+    batch: int
+    heads: int
+    q_tiles: int
+    k_tiles: int
+    own_batch: int
+    own_heads: int
+
+    @property
+    def shared(self) -> int:
+        return self.batch * self.heads // (self.own_batch * self.own_heads)
+
+    @property
+    def splits(self) -> int:
+        programs = self.q_tiles * self.k_tiles * self.own_batch * self.own_heads
+        return max(1, min(self.shared, _PROGRAMS // programs))
+
+
+def _shares(plan: Plan) -> _Shares:
+    problem, blocks = plan.problem, plan.blocks("dbias")
+    assert problem.bias_shape is not None
+    tiling = -(-problem.q_len // blocks.q), -(-problem.kv_len // blocks.k)
+    return _Shares(problem.batch, problem.heads, *tiling, *problem.bias_shape[:2])
+
+
+def dbias(plan: Plan, inputs: Inputs, saved: Saved) -> jax.Array:
+    """The gradient of a bias that has both rows and columns."""
+    problem, shares = plan.problem, _shares(plan)
+    grid = (shares.k_tiles, shares.q_tiles, shares.own_batch * shares.own_heads * shares.splits)
+    dtype = problem.bias_dtype if shares.splits == 1 else jnp.float32
+    out = jax.ShapeDtypeStruct((shares.splits, *inputs.bias.shape), dtype)
+    parts = tiles.call(dbias_kernel, plan, plan.blocks("dbias"), grid, (inputs, saved), [out])[0]
+    return parts[0] if shares.splits == 1 else jnp.sum(parts, axis=0).astype(problem.bias_dtype)
+
+
+def dbias_kernel(plan: Plan, inputs: Inputs, saved: Saved, dbias_ref: Any) -> None:
+    problem, blocks, shares = plan.problem, plan.blocks("dbias"), _shares(plan)
+    columns = Span(pl.program_id(0) * blocks.k, blocks.k, problem.kv_len)
+    rows = Span(pl.program_id(1) * blocks.q, blocks.q, problem.q_len)
+    own, split = _divmod(pl.program_id(2), shares.splits)
+    own_batch, own_head = _divmod(own, shares.own_heads)
+    scale = tiles.scale_of(plan, inputs, own)
+
+    def body(edge: bool) -> Any:
+        def step(index: jax.Array, total: jax.Array) -> jax.Array:
+            other_batch, other_head = _divmod(index, problem.heads // shares.own_heads)
+            batch = own_batch if shares.own_batch > 1 else other_batch
+            head = own_head if shares.own_heads > 1 else other_head
+            key_head = tiles.key_head(plan, head)
+            tile = Tile(batch, head, rows, columns, diagonal=edge)
+            reads = (
+                tiles.read(plan, inputs.query, batch, head, rows),
+                tiles.read(plan, inputs.key, batch, key_head, columns),
+                tiles.read(plan, inputs.value, batch, key_head, columns),
+                tiles.read(plan, saved.cotangent, batch, head, rows),
+            )
+            return total + _weights(plan, inputs, saved, tile, reads, scale)[1]
+
+        return step
+
+    share = -(-shares.shared // shares.splits)
+    start = split * share
+    stop = jnp.minimum(start + share, shares.shared)
+    total = jnp.zeros((blocks.q, blocks.k), jnp.float32)
+    if plan.offset is None:
+        total = lax.fori_loop(start, stop, body(False), total)
+    else:  # one of the loops is empty, and both are beyond the diagonal
+        first, last = rows.start + plan.offset, rows.start + (blocks.q - 1 + plan.offset)
+        clear = columns.start + (blocks.k - 1) <= first
+        seen = columns.start <= last
+        total = lax.fori_loop(start, jnp.where(clear, stop, start), body(False), total)
+        total = lax.fori_loop(start, jnp.where(seen & ~clear, stop, start), body(True), total)
+    index = (split, tiles.pick(own_batch, shares.own_batch), tiles.pick(own_head, shares.own_heads))
+    mask = tiles.both(
+        None if rows.inside is None else rows.inside[:, None],
+        None if columns.inside is None else columns.inside[None, :],
+    )
+    plgpu.store(dbias_ref.at[(*index, rows.slice, columns.slice)], total.astype(dbias_ref.dtype), mask=mask)
+
+
+def _divmod(index: jax.Array, by: int) -> tuple[jax.Array, jax.Array]:
+    """Of a traced number that is not negative."""
+    if by == 1:
+        return index, index * 0
+    return lax.div(index, jnp.int32(by)), lax.rem(index, jnp.int32(by))

@@ -1,0 +1,89 @@
+"""From a problem to the kernels and back: the function with its gradient."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from attend_jax import dropout, masks
+from attend_jax.implementations.triton import backward, forward, plan
+from attend_jax.implementations.triton.plan import Plan
+from attend_jax.implementations.triton.tiles import Inputs, Saved
+from attend_jax.problem import Operands, Problem, Result
+
+
+def run(problem: Problem, operands: Operands) -> Result:
+    static = plan.of(problem)
+    words = empty = some_empty = None
+    if problem.dropout == "rng":
+        assert operands.dropout_rng is not None
+        batch, head = (jnp.arange(size, dtype=jnp.uint32) for size in problem.scores_shape[:2])
+        words = jnp.stack(dropout.head_key(operands.dropout_rng, batch[:, None], head))
+    if problem.mask_shape is not None and problem.causal is not None:
+        allowed = masks.allowed(problem, operands.mask)
+        assert allowed is not None
+        empty = ~jnp.any(allowed, axis=3, keepdims=True)
+        some_empty = jnp.any(empty, axis=2, keepdims=True)
+    scale = operands.scale
+    inputs = Inputs(
+        query=operands.query,
+        key=operands.key,
+        value=operands.value,
+        bias=operands.bias,
+        mask=operands.mask,
+        scale=None if scale is None else scale.astype(jnp.float32).reshape(1),
+        words=words,
+        dropout_mask=operands.dropout_mask,
+        empty=empty,
+        some_empty=some_empty,
+    )
+    output, logsumexp = _attention(static, inputs)
+    return Result(output, logsumexp if problem.return_logsumexp else None)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(static: Plan, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
+    output, logsumexp = forward.forward(static, inputs)
+    return output, _natural(logsumexp)
+
+
+def _natural(logsumexp: jax.Array) -> jax.Array:
+    """As the caller knows it (S15): -inf for a row with no key."""
+    return jnp.where(logsumexp == jnp.inf, -jnp.inf, logsumexp * math.log(2))
+
+
+def _attention_fwd(static: Plan, inputs: Inputs) -> Any:
+    output, logsumexp = forward.forward(static, inputs)
+    return (output, _natural(logsumexp)), (inputs, output, logsumexp)
+
+
+def _attention_bwd(static: Plan, residuals: Any, cotangents: Any) -> tuple[Inputs]:
+    inputs, output, logsumexp = residuals
+    cotangent, dlogsumexp = cotangents
+    delta = jnp.sum(output.astype(jnp.float32) * cotangent.astype(jnp.float32), axis=3)
+    if static.problem.layout == "bnhd":
+        delta = delta.swapaxes(1, 2)
+    saved = Saved(cotangent, logsumexp, delta - dlogsumexp)
+    dquery, row_sums = backward.dq(static, inputs, saved)
+    dkey, dvalue, column_sums = backward.dkv(static, inputs, saved)
+    dscale = None
+    if inputs.scale is not None:
+        dscale = jnp.sum(inputs.query.astype(jnp.float32) * dquery).reshape(1)
+        dquery = (dquery * inputs.scale).astype(inputs.query.dtype)
+    dbias = None
+    if static.dbias == "tiles":
+        dbias = backward.dbias(static, inputs, saved)
+    elif inputs.bias is not None:
+        per_head, axis = (row_sums, 3) if static.dbias == "rows" else (column_sums, 2)
+        assert per_head is not None
+        sums = jnp.expand_dims(per_head, axis)
+        shared = [axis for axis in range(4) if inputs.bias.shape[axis] == 1]
+        dbias = jnp.sum(sums, axis=shared, keepdims=True).astype(inputs.bias.dtype)
+    return (Inputs(dquery, dkey, dvalue, bias=dbias, scale=dscale),)
+
+
+_attention.defvjp(_attention_fwd, _attention_bwd)
