@@ -108,8 +108,8 @@ def forward(problem: Problem, stack: Stack) -> tuple[Float[Array, "... g i e"], 
 def backward(problem: Problem, stack: Stack, rows: Rows, uniform: float) -> Gradients:
     """The gradients of these rows over these keys, by the chain rule; `uniform` is the weight of an empty row."""
     scores, keep = _scores(problem, stack)
-    # Minus infinity here and not the fill, and plus infinity for an empty row: the exponential is 0 then, and so are all
-    # of its derivatives.
+    # Minus infinity here and not the fill, and plus infinity for an empty row: the exponential is 0 then, and so are
+    # all of its derivatives.
     if keep is not None:
         scores = jnp.where(keep, scores, -jnp.inf)
     empty = (rows.logsumexp == -jnp.inf)[..., None]
@@ -168,6 +168,4 @@ def _factor(problem: Problem, stack: Stack) -> jax.Array:
 def _dot(subscripts: str, left: jax.Array, right: jax.Array, problem: Problem) -> jax.Array:
     if problem.platform == "cpu":  # XLA:CPU lacks some products of 16-bit operands (jax 0.10.2); these are exact
         left, right = left.astype(problem.scores_dtype), right.astype(problem.scores_dtype)
-    return jnp.einsum(
-        subscripts, left, right, precision=problem.precision, preferred_element_type=problem.scores_dtype
-    )
+    return jnp.einsum(subscripts, left, right, precision=problem.precision, preferred_element_type=problem.scores_dtype)

@@ -65,9 +65,11 @@ class Choice:
 
 # The first that fits and does not refuse. Measured with `parity bench`; the figures are in docs/performance.md.
 CHOICES = (
-    Choice("einsum", "cuda", lambda p: _fits(p) and max(p.q_len, p.kv_len) <= 64, "tiny: one fused pass beats a kernel"),
+    Choice(
+        "einsum", "cuda", lambda p: _fits(p) and max(p.q_len, p.kv_len) <= 64, "tiny: one fused pass beats a kernel"
+    ),
     Choice("einsum", "cuda", lambda p: _fits(p) and p.q_len == 1, "one query: a matrix-vector product"),
-    Choice("cudnn", "cuda", lambda p: p.head_dim > 64 and _bare(p), "16 bits, large heads: cuDNN's kernel is fastest"),
+    Choice("cudnn", "cuda", _bare, "16 bits with nothing added: cuDNN's kernel is the fastest"),
     Choice("triton", "cuda", lambda p: jax.device_count() == 1, "the fastest there is for this on one GPU"),
     Choice("cudnn", "cuda", lambda p: True, "16 bits: a fused kernel, which JAX knows how to shard"),
     Choice("einsum", "cuda", _fits, "its products use the whole GPU, and the scores fit"),
@@ -107,7 +109,7 @@ def run(problem: Problem, operands: Operands, implementation: str) -> Result:
                 f"implementation='einsum' holds scores of shape {problem.scores_shape} in memory, "
                 f"{scores_bytes(problem) / 2**30:.1f} GiB, several times when differentiated; "
                 "'auto' and 'blockwise' need memory linear in the length.",
-                stacklevel=4,
+                stacklevel=3,  # whoever called attend
             )
     # The platform is known at lowering only: the same trace may be lowered for a CPU and for a GPU.
     only = None if implementation == "auto" else _BY_NAME[implementation].platform

@@ -26,7 +26,7 @@ class Attend(nnx.Module):
       causal: False, True, "lower_right" or "upper_left".
       scale: multiplies the scores; None means head_dim ** -0.5.
       layout: "bhnd", or "bnhd" (JAX's own) for query, key, value and output.
-      implementation: "auto", "einsum", "cudnn" or "triton"; see `attend_jax.explain`.
+      implementation: "auto", "blockwise", "cudnn", "einsum" or "triton"; see `attend_jax.explain`.
       precision: of the products, as `attend_jax.attend` has it.
       rngs: needed where `dropout` is used with no `rngs` in the call.
 

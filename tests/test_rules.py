@@ -1,8 +1,8 @@
 """S1 to S17 with numbers worked out by hand, held against all who compute attention.
 
-`attention` is the float64 truth, the torch reference (plain and fused) and JAX's einsum in turn, so that a misreading
-that two of them share still meets a literal number. Scores are logarithms of small integers and the weights therefore
-fractions: the scores (0, ln 3) are the weights (1/4, 3/4).
+`attention` is the float64 truth, the torch reference (plain and fused) and each of JAX's implementations that exist on
+any device in turn, so that a misreading that two of them share still meets a literal number. Scores are logarithms of
+small integers and the weights therefore fractions: the scores (0, ln 3) are the weights (1/4, 3/4).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 import attend_jax
 import attend_jax.linen
 import attend_torch
+from attend_jax import dispatch
 from parity import truth
 from parity.attention import Attention
 
@@ -44,12 +45,12 @@ def by_torch(implementation, arrays, g, g_lse, **arguments):
     return named | {"d" + name: tensors[name].grad.numpy() for name in INPUTS if name in arrays}
 
 
-def by_jax(arrays, g, g_lse, **arguments):
+def by_jax(implementation, arrays, g, g_lse, **arguments):
     constants = {name: array for name, array in arrays.items() if name not in INPUTS}
 
     def function(inputs):
         return attend_jax.attend(
-            **inputs, **constants, **arguments, return_logsumexp=g_lse is not None, implementation="einsum"
+            **inputs, **constants, **arguments, return_logsumexp=g_lse is not None, implementation=implementation
         )
 
     result, vjp = jax.vjp(function, {name: jnp.asarray(arrays[name]) for name in INPUTS if name in arrays})
@@ -59,14 +60,14 @@ def by_jax(arrays, g, g_lse, **arguments):
     return named | {"d" + name: np.asarray(gradient) for name, gradient in gradients.items()}
 
 
+PORTS = [row.name for row in dispatch.TABLE if row.platform is None]
 WRITERS = {
     "truth": by_truth,
     "torch-plain": functools.partial(by_torch, "plain"),
     "torch-fused": functools.partial(by_torch, "fused"),
-    "jax-einsum": by_jax,
-}
+} | {f"jax-{name}": functools.partial(by_jax, name) for name in PORTS}
 # What S5 and S17 say of values that are not finite is specified without a fused kernel only.
-NOT_FUSED = [name for name in WRITERS if name != "torch-fused"]
+NOT_FUSED = ["truth", "torch-plain", "jax-einsum"]
 
 
 def run(name, query, key, value, bias=None, *, g=None, g_lse=None, mask=None, dropout_mask=None, **arguments):
@@ -185,8 +186,9 @@ def test_s2_bias_broadcasts_and_its_gradient_has_its_own_shape(attention, form):
         same(result["dbias"], np.zeros(bias.shape))
 
 
+@pytest.mark.parametrize("implementation", PORTS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_s2_a_float32_bias_promotes_16_bit_scores(dtype):
+def test_s2_a_float32_bias_promotes_16_bit_scores(dtype, implementation):
     # 2049 needs 12 bits: as bfloat16 or float16 it is 2048, and the weights (1/2, 1/2). Promoted they are
     # (1, e) / (1 + e), whose second, times a value of 1, is 0.7310586 and rounds to 16 bits.
     bias = np.array([[2048.0, 2049.0]], np.float32)
@@ -194,18 +196,20 @@ def test_s2_a_float32_bias_promotes_16_bit_scores(dtype):
     t = [torch.tensor(x, dtype=getattr(torch, dtype)) for x in (zero[:, :, :1], zero, value)]
     j = [jnp.asarray(x, dtype) for x in (zero[:, :, :1], zero, value)]
     ours = attend_torch.attend(*t, torch.tensor(bias))
-    port = attend_jax.attend(*j, jnp.asarray(bias), implementation="einsum")
+    port = attend_jax.attend(*j, jnp.asarray(bias), implementation=implementation)
     assert ours.dtype == t[0].dtype
     assert port.dtype == j[0].dtype
     assert ours.item() == port.item() == pytest.approx(0.7310586, abs=2e-3)
 
 
-def test_s2_a_narrower_bias_is_promoted_and_keeps_its_dtype_in_the_gradient():
+@pytest.mark.parametrize("implementation", PORTS)
+def test_s2_a_narrower_bias_is_promoted_and_keeps_its_dtype_in_the_gradient(implementation):
     query, key, value = rows(0), rows(0, 0), rows(4, 8)
     bias = torch.tensor([[0.0, 1.0]], dtype=torch.bfloat16, requires_grad=True)
     output = attend_torch.attend(*map(torch.tensor, (query, key, value)), bias)
     output.sum().backward()
-    gradient = jax.grad(lambda b: attend_jax.attend(query, key, value, b).sum())(jnp.array([[0, 1]], jnp.bfloat16))
+    port = functools.partial(attend_jax.attend, query, key, value, implementation=implementation)
+    gradient = jax.grad(lambda bias: port(bias).sum())(jnp.array([[0, 1]], jnp.bfloat16))
     # The weight of the second is e / (1 + e) = 0.7310586, ds = w (1 - w) * 4 = 0.7864477.
     same(output.detach(), [4 + 4 * 0.7310586])
     assert bias.grad.dtype == torch.bfloat16
@@ -390,14 +394,19 @@ def test_s15_a_row_of_minus_infinity_has_no_gradient(unfused):
     same(result["dquery"], [0, 0])
 
 
+@pytest.mark.parametrize("implementation", PORTS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_s15_the_logsumexp_of_16_bit_inputs_is_float32_and_not_rounded_to_16_bits(dtype):
+def test_s15_the_logsumexp_of_16_bit_inputs_is_float32_and_not_rounded_to_16_bits(dtype, implementation):
     # ln 3 = 1.0986123: 1.1015625 as bfloat16, 1.0986328 as float16.
     query, value = np.zeros((1, 1, 1, 1)), rows(1, 2, 6)
     _, ours = attend_torch.attend(
         *(torch.tensor(x, dtype=getattr(torch, dtype)) for x in (query, 0 * value, value)), return_logsumexp=True
     )
-    _, port = attend_jax.attend(*(jnp.asarray(x, dtype) for x in (query, 0 * value, value)), return_logsumexp=True)
+    _, port = attend_jax.attend(
+        *(jnp.asarray(x, dtype) for x in (query, 0 * value, value)),
+        return_logsumexp=True,
+        implementation=implementation,
+    )
     assert ours.dtype == torch.float32
     assert port.dtype == jnp.float32
     same(ours, [LN3])

@@ -84,11 +84,9 @@ def run(problem: Problem, operands: Operands) -> Result:
         batch, head = (jnp.arange(size, dtype=jnp.uint32) for size in problem.scores_shape[:2])
         words = dropout.head_key(operands.dropout_rng, batch[:, None], head)
         words = tuple(_split(jnp.broadcast_to(word, problem.scores_shape[:2]), problem) for word in words)
-    output, logsumexp = _attend(
-        problem,
-        _Inputs(_split(query, problem), key, value, _split(operands.bias, problem), operands.scale),
-        _Fixed(_split(operands.mask, problem), _split(operands.dropout_mask, problem), words),
-    )
+    inputs = _Inputs(_split(query, problem), key, value, _split(operands.bias, problem), operands.scale)
+    fixed = _Fixed(_split(operands.mask, problem), _split(operands.dropout_mask, problem), words)
+    output, logsumexp = _reverse_mode_only(problem, inputs, fixed)
     output = rearrange(output, f"b k g i e -> {'b (k g) i e' if problem.layout == 'bhnd' else 'b i (k g) e'}")
     return Result(output, rearrange(logsumexp, "b k g i -> b (k g) i") if problem.return_logsumexp else None)
 
@@ -98,6 +96,23 @@ def _split(array: Any, problem: Problem) -> Any:
     if array is None:
         return None
     return rearrange(array, "b (k g) ... -> b k g ...", k=1 if array.shape[1] == 1 else problem.kv_heads)
+
+
+def _reverse_mode_only(problem: Problem, inputs: _Inputs, fixed: _Fixed) -> tuple[jax.Array, jax.Array]:
+    """`_attend`, with a way out for those who come in forward mode.
+
+    Under jit JAX raises its error later, when the program is lowered; its traceback then shows the line of the call.
+    """
+    try:
+        return _attend(problem, inputs, fixed)  # no forward mode (jvp, jacfwd): use implementation="einsum"
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "implementation='blockwise', which 'auto' takes for long keys, has no forward mode (jax.jvp, jax.jacfwd, "
+            "jax.linearize); implementation='einsum' has. Reverse mode and forward over reverse (jax.hessian, jvp of "
+            "grad) work here."
+        ) from None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -7,6 +7,8 @@ The kernel knows less than S1 to S17, so everything it lacks is rewritten exactl
     _padded   odd lengths, head sizes   -> padding that cannot be seen
     _kernel   vmap                      -> one call an example
 
+What needs none of that and comes as (b h n d) goes to the kernel as it is, by `attend_jax.private`.
+
 Gradients follow from JAX's own rules for these steps and the kernel's for itself. What cannot be rewritten is
 refused. The kernel has no forward mode and no second derivatives: `implementation="einsum"` has.
 """
@@ -19,10 +21,11 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 
-from attend_jax import masks
+from attend_jax import masks, private
 from attend_jax.problem import Operands, Problem, Result
 
 _Bias = jax.Array | None
+_Static = tuple[bool, float, int | None, str]  # causal, scale, keys that are seen, layout
 
 
 def refusal(problem: Problem) -> str | None:
@@ -52,6 +55,10 @@ def _unavailable(problem: Problem) -> str | None:
 
 def run(problem: Problem, operands: Operands) -> Result:
     query, key, value, bias, mask, scale, *_ = operands
+    if _straight(problem) and private.cudnn_on_bhnd() is not None:
+        assert problem.scale is not None
+        static = (problem.causal is not None, problem.scale, None, "bhnd")
+        return Result(_kernel(static, query, key, value, None))
     if problem.layout == "bhnd":
         query, key, value = (rearrange(x, "b h n d -> b n h d") for x in (query, key, value))
     static_scale = 1.0 if problem.scale is None else problem.scale
@@ -77,6 +84,15 @@ def run(problem: Problem, operands: Operands) -> Result:
         bias = jnp.broadcast_to(bias, (*bias.shape[:2], q_len, kv_len))
     output = _causal(query, key, value, bias, causal, static_scale)
     return Result(rearrange(output, "b n h e -> b h n e") if problem.layout == "bhnd" else output)
+
+
+def _straight(problem: Problem) -> bool:
+    """Whether the kernel takes (b h n d) arrays as they are: nothing to add, to pad, to square or to scale."""
+    plain = problem.bias_shape is None and problem.mask_shape is None and problem.scale is not None
+    even = problem.q_len % 2 == problem.kv_len % 2 == 0
+    sizes = problem.head_dim == problem.value_dim and problem.head_dim % 8 == 0
+    square = problem.causal is None or problem.q_len == problem.kv_len
+    return problem.layout == "bhnd" and plain and even and sizes and square
 
 
 def _causal(
@@ -119,13 +135,11 @@ def _padded(query: jax.Array, key: jax.Array, value: jax.Array, bias: _Bias, cau
         bias = jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, kv_pad)), constant_values=_lowest(bias.dtype))
         bias = jnp.pad(bias, ((0, 0), (0, 0), (0, q_pad), (0, 0)))
     kv_seen = kv_len if kv_pad and bias is None and not causal else None
-    return _kernel((causal, scale, kv_seen), query, key, value, bias)[:, :q_len, :, :value_dim]
+    return _kernel((causal, scale, kv_seen, "bnhd"), query, key, value, bias)[:, :q_len, :, :value_dim]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _kernel(
-    static: tuple[bool, float, int | None], query: jax.Array, key: jax.Array, value: jax.Array, bias: _Bias
-) -> jax.Array:
+def _kernel(static: _Static, query: jax.Array, key: jax.Array, value: jax.Array, bias: _Bias) -> jax.Array:
     """The kernel, one call an example under vmap: JAX's own batching of it fails or sums what it must not (jax#39451).
 
     That rule has to sit inside a custom_vjp, so both passes are named here; the residuals are the kernel's own.
@@ -133,10 +147,11 @@ def _kernel(
     return jax.custom_batching.sequential_vmap(functools.partial(_call, static))(query, key, value, bias)
 
 
-def _call(
-    static: tuple[bool, float, int | None], query: jax.Array, key: jax.Array, value: jax.Array, bias: _Bias
-) -> jax.Array:
-    causal, scale, kv_seen = static
+def _call(static: _Static, query: jax.Array, key: jax.Array, value: jax.Array, bias: _Bias) -> jax.Array:
+    causal, scale, kv_seen, layout = static
+    unmoved = private.cudnn_on_bhnd() if layout == "bhnd" else None
+    if unmoved is not None:
+        return unmoved(query, key, value, scale=scale, causal=causal)
     lengths = None if kv_seen is None else jnp.full(query.shape[:1], kv_seen, jnp.int32)
     return jax.nn.dot_product_attention(
         query, key, value, bias, scale=scale, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn"

@@ -8,10 +8,13 @@ import jax
 import jax._src.cudnn.fused_attention_stablehlo as fused_attention
 import pytest
 
+from attend_jax import dispatch
+
 
 @pytest.fixture
 def with_cudnn(monkeypatch):
     """JAX believes that there is a cuDNN 9.10 and a GPU new enough for everything (TRAPS: works in jax 0.10.2)."""
+    monkeypatch.setattr(dispatch, "_has_cuda", lambda: True)
     monkeypatch.setattr(fused_attention, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(fused_attention, "check_compute_capability", lambda capability: True)
 

@@ -26,7 +26,8 @@ KV_HEADS = 3
 
 def kernel(static, query, key, value, bias):
     """cuDNN's kernel as jax 0.10.2 offers it, limits included (shared/TRAPS.md), in float32 on any device."""
-    causal, scale, kv_seen = static
+    causal, scale, kv_seen, layout = static
+    assert layout == "bnhd"
     (batch, q_len, heads, head_dim), kv_len = query.shape, key.shape[1]
     assert q_len % 2 == kv_len % 2 == 0, "odd lengths cannot be differentiated"
     assert key.shape == value.shape, "one head size for key and value"

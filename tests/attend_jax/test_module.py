@@ -13,6 +13,7 @@ from flax import nnx
 import attend_jax
 import attend_jax.linen
 from attend_jax import Attend, attend
+from attend_jax.dispatch import NAMES
 
 BATCH, HEADS, Q_LEN, KV_LEN, HEAD_DIM, VALUE_DIM = 2, 3, 5, 7, 11, 13
 
@@ -151,7 +152,7 @@ def test_gradients_pass_through_the_module():
             "`causal` must be one of False, True, 'lower_right', 'upper_left'; got 'upper_right'",
         ),
         ({"layout": "bhdn"}, "`layout` must be one of 'bhnd', 'bnhd'; got 'bhdn'"),
-        ({"implementation": "flash"}, "`implementation` must be one of 'auto', 'cudnn', 'einsum'; got 'flash'"),
+        ({"implementation": "flash"}, f"`implementation` must be one of {', '.join(map(repr, NAMES))}; got 'flash'"),
         ({"precision": "very"}, "`precision` must be None or what jax.lax.dot_general takes"),
         ({"scale": float("inf")}, "`scale` must be finite; got inf"),
     ],
