@@ -50,10 +50,10 @@ def attend(
       dropout_mask: True = keep (S16); instead of `dropout_rng`, so that two frameworks drop the same weights.
       return_logsumexp: also return the log of the sum of the exponentials of the allowed scores (S15), float32
         (float64 for float64 inputs), differentiable; -inf with zero gradient for a row that may attend nothing.
-      implementation: "auto", "blockwise", "cudnn", "einsum" or "triton". None of them changes what is computed, as long
-        as no input holds NaN or inf (S17); see `explain`. Only "einsum" has forward mode (jax.jvp, jax.jacfwd), and it
-        holds all scores in memory. "blockwise" has second derivatives (jax.hessian, jvp of grad), in memory linear in the
-        lengths; the kernels "cudnn" and "triton", which "auto" takes on CUDA, have none.
+      implementation: "auto", "blockwise", "cudnn", "einsum" or "triton". None of them changes what is computed, as
+        long as no input holds NaN or inf (S17); see `explain`. Only "einsum" has forward mode (jax.jvp, jax.jacfwd),
+        and it holds all scores in memory. "blockwise" has second derivatives (jax.hessian, jvp of grad), in memory
+        linear in the lengths; the kernels "cudnn" and "triton", which "auto" takes on CUDA, have none.
       precision: of the products, as jax.lax.dot_general takes it. None means accurate to fp32 for fp32 inputs on
         every device, unless `jax.default_matmul_precision` is set.
 

@@ -23,8 +23,10 @@ def cudnn_on_bhnd() -> Callable[..., jax.Array] | None:
         from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
     except ImportError:
         return None
-    masks = {False: getattr(MaskType, "NO_MASK", None), True: getattr(MaskType, "CAUSAL", None)}
-    if None in masks.values() or not set(inspect.signature(dot_product_attention).parameters) >= _NEEDED:
+    if not {"NO_MASK", "CAUSAL"} <= set(MaskType.__members__):
+        return None
+    masks = {False: MaskType.NO_MASK, True: MaskType.CAUSAL}
+    if not set(inspect.signature(dot_product_attention).parameters) >= _NEEDED:
         return None
 
     def attention(query: jax.Array, key: jax.Array, value: jax.Array, *, scale: float, causal: bool) -> jax.Array:

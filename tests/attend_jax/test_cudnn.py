@@ -185,9 +185,9 @@ def test_the_stand_in_refuses_what_the_kernel_refuses():
     query, bias = jnp.ones((1, 8, 1, 8)), jnp.ones((1, 1, 8, 8))
     for arrays in ((query[:, :7], query, query), (query, query[:, :7], query[:, :7]), (query, query, query[..., :4])):
         with pytest.raises(AssertionError):
-            kernel((False, 1.0, None), *arrays, None)
+            kernel((False, 1.0, None, "bnhd"), *arrays, None)
     with pytest.raises(AssertionError, match="28974"):
-        kernel((False, 1.0, None), query, query, query, bias[:, :, :1])
+        kernel((False, 1.0, None, "bnhd"), query, query, query, bias[:, :, :1])
 
 
 def test_a_traced_scale_is_the_same_as_a_static_one():

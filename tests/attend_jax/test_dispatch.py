@@ -51,8 +51,8 @@ def test_names_are_auto_and_the_rows_of_the_table():
 CHOSEN = [
     but(PROBLEM, q_len=64, kv_len=64),
     but(PROBLEM, q_len=1, kv_len=4000),
-    but(PROBLEM, head_dim=128),
     PROBLEM,
+    but(PROBLEM, bias_shape=(1, 3, 200, 200)),
     but(PROBLEM, head_dim=136, bias_shape=(1, 3, 200, 200)),
     but(PROBLEM, dtype=FP64),
     but(CPU, kv_len=128, q_len=4000),
@@ -68,8 +68,9 @@ def test_every_row_of_the_choices_is_taken_by_some_problem(row):
 
 NEIGHBOURS = [
     # (a problem, what auto takes for it): one step beyond a row's condition, another row.
-    (but(PROBLEM, q_len=64, kv_len=65), "triton"),
-    (but(PROBLEM, q_len=2, kv_len=4000), "triton"),
+    (but(PROBLEM, q_len=64, kv_len=65), "cudnn"),
+    (but(PROBLEM, q_len=2, kv_len=4000), "cudnn"),
+    (but(PROBLEM, q_len=2, kv_len=4000, causal="lower_right"), "triton"),
     (but(PROBLEM, dtype=FP32), "triton"),
     (but(PROBLEM, head_dim=128, dtype=FP32), "triton"),
     (but(PROBLEM, head_dim=128, bias_shape=(3, 1, 1, 1)), "triton"),
@@ -156,8 +157,8 @@ def lowered_kernels(lowered, shape, platform="cuda", **options):
 @pytest.mark.usefixtures("with_gpu")
 def test_what_is_chosen_is_what_is_lowered(lowered):
     wide = jax.ShapeDtypeStruct((2, 3, 200, 128), jnp.bfloat16)
-    assert lowered_kernels(lowered, LONG) == {"triton"}
-    assert lowered_kernels(lowered, wide) == {"cudnn"}
+    assert lowered_kernels(lowered, LONG) == lowered_kernels(lowered, wide) == {"cudnn"}
+    assert lowered_kernels(lowered, LONG, dropout_rate=0.5, dropout_rng=jax.random.key(0)) == {"triton"}
     assert lowered_kernels(lowered, wide, return_logsumexp=True) == {"triton"}
     assert lowered_kernels(lowered, TINY) == set()
     assert lowered_kernels(lowered, TINY, implementation="cudnn") == {"cudnn"}
@@ -214,8 +215,8 @@ def test_explain_goes_by_the_default_device(monkeypatch):
     assert others["cudnn"] == others["triton"] == "exists on cuda only; the default device is cpu"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     explanation = attend_jax.explain(LONG, LONG, LONG)
-    assert explanation.implementation == "triton"
-    assert set(explanation.others) == {"blockwise", "cudnn", "einsum"}
+    assert explanation.implementation == "cudnn"
+    assert set(explanation.others) == {"blockwise", "einsum", "triton"}
 
 
 @pytest.mark.parametrize("device", ["a GPU", "none"])
