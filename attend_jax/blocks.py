@@ -20,10 +20,11 @@ from attend_jax.problem import Problem
 
 
 class Stack(NamedTuple):
-    """What stacks of heads need; `row` and `column` are global places, which causality and dropout go by.
+    """What stacks of heads need; `row` and `column` are places in the whole, which dropout goes by.
 
     `words` is the generator's key of each head (`dropout.head_key`). `bias`, `mask` and `kept` (the caller's dropout
-    mask) have axes of 1 where they broadcast. The query is scaled already where `scale` is None.
+    mask) have axes of 1 where they broadcast. The query is scaled already where `scale` is None. `limit` is the last
+    column that a row may attend, None where that is all of them.
     """
 
     query: Float[Array, "... g i d"]
@@ -36,6 +37,7 @@ class Stack(NamedTuple):
     scale: Any
     row: jax.Array  # i
     column: jax.Array  # j
+    limit: jax.Array | None = None  # i
 
 
 class Rows(NamedTuple):
@@ -75,6 +77,7 @@ def cut(stack: Stack, start: Any, rows: int, columns: int) -> Stack:
         kept=tile(stack.kept),
         row=take(stack.row, start, rows, 0),
         column=stack.column[:columns],
+        limit=None if stack.limit is None else take(stack.limit, start, rows, 0),
     )
 
 
@@ -82,6 +85,11 @@ def take(array: jax.Array, start: Any, size: int, axis: int) -> jax.Array:
     if isinstance(start, int):
         return jax.lax.slice_in_dim(array, start, start + size, axis=axis)
     return jax.lax.dynamic_slice_in_dim(array, start, size, axis)
+
+
+def zeros(shape: tuple[Any, ...], dtype: Any, like: jax.Array) -> jax.Array:
+    """To add up in, in a loop: inside `jax.shard_map` they vary over the mesh axes that `like` varies over."""
+    return jnp.zeros_like(like, shape=shape, dtype=dtype)
 
 
 def forward(problem: Problem, stack: Stack) -> tuple[Float[Array, "... g i e"], Float[Array, "... g i"]]:
@@ -106,7 +114,8 @@ def forward(problem: Problem, stack: Stack) -> tuple[Float[Array, "... g i e"], 
 
 
 def backward(problem: Problem, stack: Stack, rows: Rows, uniform: float) -> Gradients:
-    """The gradients of these rows over these keys, by the chain rule; `uniform` is the weight of an empty row."""
+    """The gradients of these rows over these keys, by the chain rule; `uniform` is the weight of each key in a row that
+    may attend nothing, 0 where there is no such row."""
     scores, keep = _scores(problem, stack)
     # Minus infinity here and not the fill, and plus infinity for an empty row: the exponential is 0 then, and so are
     # all of its derivatives.
@@ -115,7 +124,7 @@ def backward(problem: Problem, stack: Stack, rows: Rows, uniform: float) -> Grad
     empty = (rows.logsumexp == -jnp.inf)[..., None]
     weights = jnp.exp(scores - jnp.where(empty, jnp.inf, rows.logsumexp[..., None]))
     dweights = _dot("...gie,...je->...gij", rows.cotangent, stack.value, problem)
-    dropped = jnp.where(empty, uniform, weights) if has_empty_rows(problem) else weights
+    dropped = jnp.where(empty, uniform, weights) if uniform else weights
     if problem.dropout is not None:
         factor = _factor(problem, stack)
         dropped, dweights = dropped * factor, dweights * factor
@@ -127,12 +136,6 @@ def backward(problem: Problem, stack: Stack, rows: Rows, uniform: float) -> Grad
         value=_dot("...gie,...gij->...ej", rows.cotangent, dropped.astype(problem.dtype), problem),
         bias=None if stack.bias is None else reduced_to(dscores, stack.bias.shape),
     )
-
-
-def has_empty_rows(problem: Problem) -> bool:
-    """Whether a row may find nothing that it may attend."""
-    beyond = problem.causal == "lower_right" and problem.q_len > problem.kv_len
-    return problem.mask_shape is not None or beyond
 
 
 def reduced_to(array: jax.Array, shape: tuple[Any, ...]) -> jax.Array:
@@ -148,10 +151,9 @@ def _scores(problem: Problem, stack: Stack) -> tuple[jax.Array, jax.Array | None
         scores = scores * stack.scale
     if stack.bias is not None:
         scores = scores + stack.bias.astype(scores.dtype)
-    if problem.causal is None:
+    if stack.limit is None:
         return scores, stack.mask
-    offset = problem.kv_len - problem.q_len if problem.causal == "lower_right" else 0
-    causal = stack.column <= stack.row[:, None] + offset
+    causal = stack.column <= stack.limit[:, None]
     return scores, causal if stack.mask is None else causal & stack.mask
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import jax
 
+from attend_jax import private
 from attend_jax.implementations import blockwise, cudnn, einsum, triton
-from attend_jax.problem import Operands, Problem, Result
+from attend_jax.problem import Operands, Problem, Result, partitioned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ CHOICES = (
     ),
     Choice("einsum", "cuda", lambda p: _fits(p) and p.q_len == 1, "one query: a matrix-vector product"),
     Choice("cudnn", "cuda", _bare, "16 bits with nothing added: cuDNN's kernel is the fastest"),
-    Choice("triton", "cuda", lambda p: jax.device_count() == 1, "the fastest there is for this on one GPU"),
+    Choice("triton", "cuda", lambda p: not partitioned(), "the fastest there is for this on one GPU"),
     Choice("cudnn", "cuda", lambda p: True, "16 bits: a fused kernel, which JAX knows how to shard"),
     Choice("einsum", "cuda", _fits, "its products use the whole GPU, and the scores fit"),
     Choice("einsum", None, lambda p: _fits(p) and p.kv_len <= 128, "short: the scores stay in the cache"),
@@ -111,13 +112,27 @@ def run(problem: Problem, operands: Operands, implementation: str) -> Result:
                 "'auto' and 'blockwise' need memory linear in the length.",
                 stacklevel=3,  # whoever called attend
             )
-    # The platform is known at lowering only: the same trace may be lowered for a CPU and for a GPU.
     only = None if implementation == "auto" else _BY_NAME[implementation].platform
-    branches = {}
-    for platform in platforms() if only is None else (only,):
-        here = on(problem, platform)
+
+    def function(here: Problem) -> Callable[[Operands], Result]:
         row = _BY_NAME[choose(here).implementation if implementation == "auto" else implementation]
-        branches[platform] = functools.partial(row.run, here)
+        return functools.partial(row.run, here)
+
+    return on_each_platform(problem, operands, function, only)
+
+
+def on_each_platform(
+    problem: Problem,
+    operands: Operands,
+    function: Callable[[Problem], Callable[[Operands], Result]],
+    only: str | None = None,
+) -> Result:
+    """`function` of the problem as it is on a platform, run on the operands.
+
+    The platform is known at lowering only: the same trace may be lowered for a CPU and for a GPU.
+    """
+    operands = private.aligned(operands)
+    branches = {platform: function(on(problem, platform)) for platform in (platforms() if only is None else (only,))}
     if len(branches) == 1:
         return next(iter(branches.values()))(operands)
     default = branches.pop("cpu")

@@ -10,6 +10,8 @@ the one behind `jax.random`, written out because it then fuses with the softmax:
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, UInt32
@@ -72,10 +74,22 @@ def kept(key: Words, rate: float, row: UInt32[Array, ...], column: UInt32[Array,
     return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
-def full_keep_mask(rng: jax.Array, rate: float, shape: tuple[int, ...]) -> Bool[Array, "b h i j"]:
+def head_keys(rng: jax.Array, shape: tuple[Any, ...], origin: tuple[Any, Any] | None = None) -> Words:
+    """`head_key` of each of (batch, heads), (b h); `origin` is the place of the first in the whole, (0, 0) if None."""
+    batch, head = (jnp.arange(size, dtype=jnp.uint32) for size in shape)
+    if origin is not None:
+        batch, head = batch + origin[0].astype(jnp.uint32), head + origin[1].astype(jnp.uint32)
+    first, second = head_key(rng, batch[:, None], head)
+    return jnp.broadcast_to(first, shape), jnp.broadcast_to(second, shape)
+
+
+def full_keep_mask(
+    rng: jax.Array, rate: float, shape: tuple[Any, ...], origin: tuple[Any, Any] | None = None
+) -> Bool[Array, "b h i j"]:
     """`keep_mask` for all of (batch, heads, q_len, kv_len)."""
-    batch, head, row, column = (jnp.arange(size, dtype=jnp.uint32) for size in shape)
-    return keep_mask(rng, rate, batch[:, None, None, None], head[:, None, None], row[:, None], column)
+    first, second = (word[..., None, None] for word in head_keys(rng, shape[:2], origin))
+    row, column = (jnp.arange(size, dtype=jnp.uint32) for size in shape[2:])
+    return kept((first, second), rate, row[:, None], column)
 
 
 def factor(keep: Bool[Array, ...], rate: float, dtype: jnp.dtype) -> jax.Array:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from attend_jax import dispatch
+from attend_jax import sharding as shards
 from attend_jax.masks import CAUSAL
 from attend_jax.problem import Operands, Problem
 from attend_jax.validation import check_dropout_rng, check_options, check_tensors, one_of
@@ -31,6 +32,7 @@ def attend(
     return_logsumexp: bool = False,
     implementation: str = "auto",
     precision: Any = None,
+    sharding: jax.sharding.PartitionSpec | None = None,
 ) -> Any:
     """softmax(query · keyᵀ * scale + bias, masked) · value, with dropout on the softmax's weights.
 
@@ -56,6 +58,11 @@ def attend(
         linear in the lengths; the kernels "cudnn" and "triton", which "auto" takes on CUDA, have none.
       precision: of the products, as jax.lax.dot_general takes it. None means accurate to fp32 for fp32 inputs on
         every device, unless `jax.default_matmul_precision` is set.
+      sharding: how query is cut along the axes of the mesh of `jax.set_mesh`, as jax.sharding.PartitionSpec("data",
+        "model", "seq") in layout "bhnd"; None means as its type says (explicit mesh axes), or left to the compiler. Key
+        and value are cut alike. Batch and heads need no communication; a length goes round a ring, in memory linear in
+        the length of one part, with bias and mask cut along their rows. Inside `jax.shard_map` the arrays are one
+        device's part, with all columns of bias and mask. See docs/devices.md.
 
     Returns:
       The output in query's dtype, or (output, logsumexp). A row that may attend nothing attends every key
@@ -68,12 +75,16 @@ def attend(
     >>> attend(query, jnp.zeros((1, 1, 2, 1)), jnp.array([[[[1.0], [3.0]]]]), causal=True).flatten().tolist()
     [1.0, 2.0]
     """
+    cut = shards.of(query, sharding, layout)
     problem, operands = _normalise(
         query, key, value, bias, mask=mask, causal=causal, scale=scale, dropout_rate=dropout_rate,
         dropout_rng=dropout_rng, dropout_mask=dropout_mask, layout=layout, return_logsumexp=return_logsumexp,
-        implementation=implementation, precision=precision,
+        implementation=implementation, precision=precision, parts=1 if cut is None else cut.columns,
     )  # fmt: skip
-    output, logsumexp = dispatch.run(problem, operands, implementation)
+    if cut is None:
+        output, logsumexp = dispatch.run(problem, operands, implementation)
+    else:
+        output, logsumexp = shards.run(problem, operands, implementation, cut)
     return (output, logsumexp) if return_logsumexp else output
 
 
@@ -93,6 +104,7 @@ def explain(
     return_logsumexp: bool = False,
     implementation: str = "auto",
     precision: Any = None,
+    sharding: jax.sharding.PartitionSpec | None = None,
 ) -> dispatch.Explanation:
     """Which implementation `attend` runs for the same arguments on the default device, and why not the others.
 
@@ -105,21 +117,23 @@ def explain(
       einsum: able, but not chosen: auto keeps it for other sizes (short: the scores stay in the cache)
       triton: there is no CUDA device
     """
+    cut = shards.of(query, sharding, layout)
     problem, _ = _normalise(
         query, key, value, bias, mask=mask, causal=causal, scale=scale, dropout_rate=dropout_rate,
         dropout_rng=dropout_rng, dropout_mask=dropout_mask, layout=layout, return_logsumexp=return_logsumexp,
-        implementation=implementation, precision=precision,
+        implementation=implementation, precision=precision, parts=1 if cut is None else cut.columns,
     )  # fmt: skip
-    return dispatch.explain(problem, implementation)
+    return dispatch.explain(problem, implementation) if cut is None else shards.explain(problem, implementation, cut)
 
 
 def _normalise(
     query: Any, key: Any, value: Any, bias: Any, *, mask: Any, causal: Any, scale: Any, dropout_rate: Any,
     dropout_rng: Any, dropout_mask: Any, layout: Any, return_logsumexp: bool, implementation: Any, precision: Any,
+    parts: int = 1,
 ) -> tuple[Problem, Operands]:  # fmt: skip
     one_of("implementation", implementation, dispatch.NAMES)
     check_options(causal=causal, scale=scale, dropout_rate=dropout_rate, layout=layout, precision=precision)
-    check_tensors(query, key, value, bias, mask, dropout_mask, layout=layout, dropout_rate=dropout_rate)
+    check_tensors(query, key, value, bias, mask, dropout_mask, layout=layout, dropout_rate=dropout_rate, parts=parts)
     # JAX makes float32 of NumPy's float64 unless x64 is on; the problem must know the dtype that is computed in.
     query, key, value, bias, mask, dropout_mask = (
         jnp.asarray(array) if isinstance(array, np.ndarray) else array

@@ -22,10 +22,14 @@ def causal_mask(q_len: int, kv_len: int, corner: str) -> Bool[Array, "i j"]:
     >>> causal_mask(2, 3, "upper_left").astype(int).tolist()
     [[1, 0, 0], [1, 1, 0]]
     """
-    offset = kv_len - q_len if corner == "lower_right" else 0
     row = jax.lax.broadcasted_iota(jnp.int32, (q_len, kv_len), 0)
     column = jax.lax.broadcasted_iota(jnp.int32, (q_len, kv_len), 1)
-    return column <= row + offset
+    return column <= row + (kv_len - q_len if corner == "lower_right" else 0)
+
+
+def offset(problem: Problem) -> int:
+    """Of a causal problem: row r may attend column c when c <= r + offset."""
+    return problem.kv_len - problem.q_len if problem.causal == "lower_right" else 0
 
 
 def allowed(problem: Problem, mask: Bool[Array, "#b #h #i #j"] | None) -> Bool[Array, "#b #h i j"] | None:

@@ -61,8 +61,18 @@ class Problem:
         return jnp.promote_types(self.dtype, jnp.float32)
 
 
+def partitioned() -> bool:
+    """Whether the compiler may cut arrays unseen: there are several devices, and `jax.shard_map` has not cut all."""
+    mesh = jax.sharding.get_abstract_mesh()
+    by_hand = not mesh.empty and set(mesh.manual_axes) == set(mesh.axis_names)
+    return jax.device_count() > 1 and not by_hand
+
+
 class Operands(NamedTuple):
-    """The arrays of a call; `bias` and `mask` have four axes. A pytree."""
+    """The arrays of a call; `bias` and `mask` have four axes. A pytree.
+
+    `origin` is the place of the first batch and of the first head in the whole, on a device that holds a part (S6).
+    """
 
     query: jax.Array
     key: jax.Array
@@ -72,6 +82,7 @@ class Operands(NamedTuple):
     scale: jax.Array | None = None
     dropout_rng: jax.Array | None = None
     dropout_mask: jax.Array | None = None
+    origin: tuple[jax.Array, jax.Array] | None = None
 
 
 class Result(NamedTuple):

@@ -69,9 +69,10 @@ def _check_precision(precision: Any) -> None:
 
 
 def check_tensors(
-    query: Any, key: Any, value: Any, bias: Any, mask: Any, dropout_mask: Any, *, layout: str, dropout_rate: float
-) -> None:
-    """Check ranks, dtypes and shapes of the arrays of one call."""
+    query: Any, key: Any, value: Any, bias: Any, mask: Any, dropout_mask: Any, *, layout: str, dropout_rate: float,
+    parts: int = 1,
+) -> None:  # fmt: skip
+    """Check ranks, dtypes and shapes of the arrays of one call; key and value may be one of several parts."""
     for name, array in (("query", query), ("key", key), ("value", value)):
         _check_array(name, array)
         if array.ndim != 4:
@@ -98,7 +99,7 @@ def check_tensors(
     if key.shape[length] != value.shape[length]:
         raise ValueError(f"key and value must have the same length; got {shapes}.")
 
-    scores = (query.shape[0], heads, query.shape[length], key.shape[length])
+    scores = (query.shape[0], heads, query.shape[length], key.shape[length] * parts)
     if bias is not None:
         _check_broadcast("bias", bias, scores)
         _check_bias_dtype(bias.dtype, query.dtype)

@@ -85,7 +85,7 @@ def _kept(problem: Problem, operands: Operands) -> jax.Array:
     if operands.dropout_mask is not None:
         return operands.dropout_mask
     assert operands.dropout_rng is not None
-    return dropout.full_keep_mask(operands.dropout_rng, problem.dropout_rate, problem.scores_shape)
+    return dropout.full_keep_mask(operands.dropout_rng, problem.dropout_rate, problem.scores_shape, operands.origin)
 
 
 def _logsumexp(scores: jax.Array, keep: jax.Array | None) -> jax.Array:

@@ -18,8 +18,9 @@ import attend_jax
 from attend_jax import dropout
 from attend_jax.implementations.triton import plan
 from attend_jax.problem import Problem
-from parity import criterion, tensors
+from parity import tensors
 from parity.attention import Attention
+from tests.judge import gives_the_truth, jit
 
 # Two tiles of rows and columns or more, of different sizes, so that rows cannot pass for columns.
 SMALL = plan.Tuning(
@@ -42,44 +43,6 @@ def with_gpu(monkeypatch):
     monkeypatch.setattr(plan, "_unavailable", lambda: None)
 
 
-# Compiled once and run once: the compiler's own time is what these tests take.
-jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-)
-
-
-def call(case, arrays, **options):
-    """Output, log-sum-exp and gradients by name, as a function to be compiled, and its arguments."""
-    options |= {key: value for key, value in case.arguments.items() if key not in ("dropout", "flash")}
-    if "dropout_mask" in arrays:
-        options["dropout_rate"] = case.arguments["dropout"]
-        if "dropout_rng" not in options:
-            options["dropout_mask"] = arrays["dropout_mask"]
-    inputs = {spec.name: arrays[spec.name] for spec in case.tensors if spec.role == "input" and spec.dtype != "bool"}
-    cotangents = {name: array for name, array in arrays.items() if name.startswith("cotangent")}
-
-    def run(inputs, mask, cotangents):
-        def function(inputs):
-            out = attend_jax.attend(**inputs, mask=mask, implementation="triton", **options)
-            return dict(zip(("output", "logsumexp"), out if isinstance(out, tuple) else (out,), strict=False))
-
-        out, vjp = jax.vjp(function, inputs)
-        (gradients,) = vjp({name: cotangents["cotangent_" + name] for name in out})
-        return out | {"d" + name: array for name, array in gradients.items()}
-
-    return run, (inputs, arrays.get("mask"), cotangents)
-
-
-def within(case, arrays, actual):
-    """Everything is within the criterion's bound, without help from a reference's own error."""
-    for name, expected in criterion.attention(case, arrays).items():
-        assert actual[name].dtype == expected.dtype
-        found, truth = np.asarray(actual[name]).astype(np.float64), expected.truth
-        finite = np.isfinite(truth)
-        np.testing.assert_array_equal(found[~finite], truth[~finite], err_msg=name)
-        assert (np.abs(found[finite] - truth[finite]) <= 4 * expected.width[finite]).all(), name
-
-
 # Every axis has its own prime size or is broadcast; every feature meets most others.
 CASES = [
     "i=37,j=53",
@@ -99,10 +62,7 @@ CASES = [f"S1,{text}" for text in CASES]
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.usefixtures("interpreted")
 def test_the_kernels_give_the_truth(name):
-    case = Attention.parse(name).case()
-    arrays = tensors.make(case, 0)
-    run, arguments = call(case, arrays)
-    within(case, arrays, jit(run)(*arguments))
+    gives_the_truth(name, implementation="triton")
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -21,8 +21,7 @@ def run(problem: Problem, operands: Operands) -> Result:
     words = empty = some_empty = None
     if problem.dropout == "rng":
         assert operands.dropout_rng is not None
-        batch, head = (jnp.arange(size, dtype=jnp.uint32) for size in problem.scores_shape[:2])
-        words = jnp.stack(dropout.head_key(operands.dropout_rng, batch[:, None], head))
+        words = jnp.stack(dropout.head_keys(operands.dropout_rng, problem.scores_shape[:2], operands.origin))
     if problem.mask_shape is not None and problem.causal is not None:
         allowed = masks.allowed(problem, operands.mask)
         assert allowed is not None

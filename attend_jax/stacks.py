@@ -1,0 +1,107 @@
+"""From the arrays of a call to stacks of heads, and back: what `implementations/blockwise.py` and `ring.py` share.
+
+A stack is the query heads that read one key head; heads are (k g), k key heads with g query heads each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from attend_jax import dropout
+from attend_jax.problem import Operands, Problem, Result, scaled
+
+
+class Inputs(NamedTuple):
+    """What is differentiated; the bias has axes of 1 where it broadcasts."""
+
+    query: jax.Array  # b k g i d
+    key: jax.Array  # b k j d
+    value: jax.Array  # b k j e
+    bias: jax.Array | None  # b k g i j
+    scale: jax.Array | None
+
+
+class Fixed(NamedTuple):
+    """What is not; axes of 1 as in a bias."""
+
+    mask: jax.Array | None  # b k g i j
+    kept: jax.Array | None  # b k g i j
+    words: dropout.Words | None  # b k g
+
+
+def run(problem: Problem, operands: Operands, attention: Callable[[Inputs, Fixed], Any]) -> Result:
+    """`attention`, a custom_vjp that gives output (b k g i e) and log-sum-exp (b k g i), on the arrays of a call."""
+    if 0 in problem.scores_shape:
+        nothing = jnp.full(problem.scores_shape[:3], -jnp.inf, problem.scores_dtype)
+        return Result(jnp.zeros(problem.output_shape, problem.dtype), nothing if problem.return_logsumexp else None)
+    query, key, value = operands.query, operands.key, operands.value
+    if problem.layout == "bnhd":
+        query, key, value = (rearrange(x, "b n h d -> b h n d") for x in (query, key, value))
+    words = None
+    if operands.dropout_rng is not None:
+        found = dropout.head_keys(operands.dropout_rng, problem.scores_shape[:2], operands.origin)
+        words = (_split(found[0], problem), _split(found[1], problem))
+    inputs = Inputs(_split(query, problem), key, value, _split(operands.bias, problem), operands.scale)
+    fixed = Fixed(_split(operands.mask, problem), _split(operands.dropout_mask, problem), words)
+    with reverse_mode_only():
+        output, logsumexp = attention(inputs, fixed)  # no forward mode (jvp, jacfwd): use implementation="einsum"
+    output = rearrange(output, f"b k g i e -> {'b (k g) i e' if problem.layout == 'bhnd' else 'b i (k g) e'}")
+    return Result(output, rearrange(logsumexp, "b k g i -> b (k g) i") if problem.return_logsumexp else None)
+
+
+@contextlib.contextmanager
+def reverse_mode_only() -> Iterator[None]:
+    """A way out for those who come in forward mode.
+
+    Under jit JAX raises its own error later, when the program is lowered; its traceback shows the line of the call.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "implementation='blockwise', which 'auto' takes for long keys, has no forward mode (jax.jvp, jax.jacfwd, "
+            "jax.linearize); implementation='einsum' has. Reverse mode and forward over reverse (jax.hessian, jvp of "
+            "grad) work here."
+        ) from None
+
+
+def _split(array: Any, problem: Problem) -> Any:
+    if array is None:
+        return None
+    return rearrange(array, "b (k g) ... -> b k g ...", k=1 if array.shape[1] == 1 else problem.kv_heads)
+
+
+def scale_of(problem: Problem, inputs: Inputs) -> Any:
+    return problem.scale if inputs.scale is None else inputs.scale
+
+
+def delta(output: jax.Array, cotangent: jax.Array, logsumexp: jax.Array, dlogsumexp: jax.Array) -> jax.Array:
+    """`blocks.Rows.delta`; a row that may attend nothing passes no gradient to its log-sum-exp."""
+    summed = jnp.sum(output.astype(logsumexp.dtype) * cotangent, axis=-1)
+    return summed - jnp.where(logsumexp == -jnp.inf, 0.0, dlogsumexp)
+
+
+def gradients(
+    problem: Problem, inputs: Inputs, dquery: jax.Array, dkey: jax.Array, dvalue: jax.Array, dbias: jax.Array | None
+) -> Inputs:
+    """Sums over all blocks, as `blocks.Gradients` has them -> the gradients of the inputs."""
+    scale, dscale = scale_of(problem, inputs), None
+    if inputs.scale is not None:
+        dscale = jnp.sum(dquery * inputs.query).astype(inputs.scale.dtype)
+    _, remaining = scaled(inputs.query, scale, problem)
+    dkey = jnp.swapaxes(dkey, -1, -2) * (1.0 if remaining is None else remaining)
+    return Inputs(
+        (dquery * jnp.asarray(scale, dquery.dtype)).astype(problem.dtype),
+        dkey.astype(problem.dtype),
+        jnp.swapaxes(dvalue, -1, -2).astype(problem.dtype),
+        None if inputs.bias is None or dbias is None else dbias.astype(inputs.bias.dtype),
+        dscale,
+    )
