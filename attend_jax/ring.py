@@ -129,7 +129,7 @@ def _attend_fwd(ring: Ring, inputs: Inputs, fixed: Fixed) -> tuple[tuple[jax.Arr
     if ring.balanced and ring.may_be_empty:
         mean = jax.lax.pmean(jnp.mean(held.value, axis=_ROWS, dtype=output.dtype), ring.axis)
         output = jnp.where((logsumexp == -jnp.inf)[..., None], mean[:, :, None, None], output)
-    output, logsumexp = (_deal(ring, x, 3, back=True) for x in (output.astype(problem.dtype), logsumexp))
+    output, logsumexp = (stacks.join(_deal(ring, x, 3, back=True)) for x in (output.astype(problem.dtype), logsumexp))
     return (output, logsumexp), (inputs, fixed, output, logsumexp)
 
 
@@ -138,7 +138,7 @@ def _attend_bwd(ring: Ring, residuals: Any, cotangents: tuple[jax.Array, jax.Arr
     problem = ring.problem
     delta = stacks.delta(output, cotangents[0], logsumexp, cotangents[1])
     held, seen = _dealt(ring, inputs), _dealt_fixed(ring, fixed)
-    of_rows = blocks.Rows(*(_deal(ring, x, 3) for x in (logsumexp, cotangents[0], delta)))
+    of_rows = blocks.Rows(*(_deal(ring, stacks.split(problem, x), 3) for x in (logsumexp, cotangents[0], delta)))
     uniform = 1 / (ring.devices * problem.kv_len)
 
     def visit(here: Any, share: Any, owner: Any) -> tuple[Any, Any]:
@@ -163,9 +163,9 @@ def _attend_bwd(ring: Ring, residuals: Any, cotangents: tuple[jax.Array, jax.Arr
         everywhere = jax.lax.psum(jnp.sum(empty, axis=(2, 3), dtype=dtype), ring.axis)
         dvalue += everywhere[..., None] * uniform
     dquery, dkey, dvalue = (_deal(ring, x, axis, back=True) for x, axis in ((dquery, 3), (dkey, 3), (dvalue, 3)))
-    if dbias is not None and dbias.shape[_ROWS] != 1:
-        dbias = _deal(ring, dbias, 3, back=True)
-    return stacks.gradients(problem, inputs, dquery, dkey, dvalue, dbias), None
+    if dbias is not None:
+        dbias = stacks.join(dbias if dbias.shape[_ROWS] == 1 else _deal(ring, dbias, 3, back=True))
+    return stacks.gradients(problem, inputs, stacks.join(dquery), dkey, dvalue, dbias), None
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
@@ -278,16 +278,22 @@ def _add(total: jax.Array, part: jax.Array, start: Any, axis: int) -> jax.Array:
 
 
 def _dealt(ring: Ring, inputs: Inputs) -> Inputs:
-    bias = inputs.bias
-    if bias is not None and bias.shape[_ROWS] != 1:
-        bias = _deal(ring, bias, 3)
+    """What this device works on, with heads in (k g)."""
     key, value = (_deal(ring, x, 2) for x in (inputs.key, inputs.value))
-    return Inputs(_deal(ring, inputs.query, 3), key, value, bias, inputs.scale)
+    query, bias = _dealt_rows(ring, inputs.query), _dealt_rows(ring, inputs.bias)
+    return Inputs(query, key, value, bias, inputs.scale)
 
 
 def _dealt_fixed(ring: Ring, fixed: Fixed) -> Fixed:
-    mask, kept = (x if x is None or x.shape[_ROWS] == 1 else _deal(ring, x, 3) for x in (fixed.mask, fixed.kept))
-    return Fixed(mask, kept, fixed.words)
+    words = jax.tree.map(functools.partial(stacks.split, ring.problem), fixed.words)
+    return Fixed(_dealt_rows(ring, fixed.mask), _dealt_rows(ring, fixed.kept), words)
+
+
+def _dealt_rows(ring: Ring, array: Any) -> Any:
+    if array is None:
+        return None
+    array = stacks.split(ring.problem, array)
+    return array if array.shape[_ROWS] == 1 else _deal(ring, array, 3)
 
 
 def _deal(ring: Ring, array: jax.Array, axis: int, *, back: bool = False) -> jax.Array:

@@ -20,23 +20,23 @@ from attend_jax.problem import Operands, Problem, Result, scaled
 class Inputs(NamedTuple):
     """What is differentiated; the bias has axes of 1 where it broadcasts."""
 
-    query: jax.Array  # b k g i d
+    query: jax.Array  # b h i d
     key: jax.Array  # b k j d
     value: jax.Array  # b k j e
-    bias: jax.Array | None  # b k g i j
+    bias: jax.Array | None  # b h i j
     scale: jax.Array | None
 
 
 class Fixed(NamedTuple):
     """What is not; axes of 1 as in a bias."""
 
-    mask: jax.Array | None  # b k g i j
-    kept: jax.Array | None  # b k g i j
-    words: dropout.Words | None  # b k g
+    mask: jax.Array | None  # b h i j
+    kept: jax.Array | None  # b h i j
+    words: dropout.Words | None  # b h
 
 
 def run(problem: Problem, operands: Operands, attention: Callable[[Inputs, Fixed], Any]) -> Result:
-    """`attention`, a custom_vjp that gives output (b k g i e) and log-sum-exp (b k g i), on the arrays of a call."""
+    """`attention`, a custom_vjp that gives output (b h i e) and log-sum-exp (b h i), on the arrays of a call."""
     if 0 in problem.scores_shape:
         nothing = jnp.full(problem.scores_shape[:3], -jnp.inf, problem.scores_dtype)
         return Result(jnp.zeros(problem.output_shape, problem.dtype), nothing if problem.return_logsumexp else None)
@@ -45,14 +45,14 @@ def run(problem: Problem, operands: Operands, attention: Callable[[Inputs, Fixed
         query, key, value = (rearrange(x, "b n h d -> b h n d") for x in (query, key, value))
     words = None
     if operands.dropout_rng is not None:
-        found = dropout.head_keys(operands.dropout_rng, problem.scores_shape[:2], operands.origin)
-        words = (_split(found[0], problem), _split(found[1], problem))
-    inputs = Inputs(_split(query, problem), key, value, _split(operands.bias, problem), operands.scale)
-    fixed = Fixed(_split(operands.mask, problem), _split(operands.dropout_mask, problem), words)
+        words = dropout.head_keys(operands.dropout_rng, problem.scores_shape[:2], operands.origin)
+    inputs = Inputs(query, key, value, operands.bias, operands.scale)
+    fixed = Fixed(operands.mask, operands.dropout_mask, words)
     with reverse_mode_only():
         output, logsumexp = attention(inputs, fixed)  # no forward mode (jvp, jacfwd): use implementation="einsum"
-    output = rearrange(output, f"b k g i e -> {'b (k g) i e' if problem.layout == 'bhnd' else 'b i (k g) e'}")
-    return Result(output, rearrange(logsumexp, "b k g i -> b (k g) i") if problem.return_logsumexp else None)
+    if problem.layout == "bnhd":
+        output = rearrange(output, "b h n e -> b n h e")
+    return Result(output, logsumexp if problem.return_logsumexp else None)
 
 
 @contextlib.contextmanager
@@ -73,10 +73,14 @@ def reverse_mode_only() -> Iterator[None]:
         ) from None
 
 
-def _split(array: Any, problem: Problem) -> Any:
-    if array is None:
-        return None
+def split(problem: Problem, array: jax.Array) -> jax.Array:
+    """(b h ...) -> (b k g ...): key heads, and the query heads that read each; (b 1 1 ...) of what broadcasts."""
     return rearrange(array, "b (k g) ... -> b k g ...", k=1 if array.shape[1] == 1 else problem.kv_heads)
+
+
+def join(array: jax.Array) -> jax.Array:
+    """The inverse of `split`."""
+    return rearrange(array, "b k g ... -> b (k g) ...")
 
 
 def scale_of(problem: Problem, inputs: Inputs) -> Any:
@@ -92,7 +96,7 @@ def delta(output: jax.Array, cotangent: jax.Array, logsumexp: jax.Array, dlogsum
 def gradients(
     problem: Problem, inputs: Inputs, dquery: jax.Array, dkey: jax.Array, dvalue: jax.Array, dbias: jax.Array | None
 ) -> Inputs:
-    """Sums over all blocks, as `blocks.Gradients` has them -> the gradients of the inputs."""
+    """Sums over all blocks -> the gradients of the inputs: query's before its scale, key's and value's (b k d j)."""
     scale, dscale = scale_of(problem, inputs), None
     if inputs.scale is not None:
         dscale = jnp.sum(dquery * inputs.query).astype(inputs.scale.dtype)

@@ -39,8 +39,10 @@ class Order:
 def order(problem: Problem) -> Order:
     """Measured with `parity bench`; docs/performance.md has the figures."""
     if problem.platform == "cpu" and not partitioned() and problem.kv_len > 128:
-        # A head at a time: its scores stay in the cache. Long rows make products large enough for all threads.
-        return Order(rows=256, stacks=8 if problem.kv_len <= 512 else 1)
+        # A head at a time: its scores stay in the cache. Products are large enough for all threads from 1 MiB of scores
+        # on; smaller ones run one a thread. A causal corner wastes half a block a row of blocks.
+        rows = 256 if problem.causal is not None else 1024 if problem.kv_len <= 1024 else 512
+        return Order(rows, stacks=8 if problem.kv_len <= 512 else 1)
     # All heads at once: enough work for a GPU, and no loop over an axis that may be sharded.
     return Order(rows=512 if problem.kv_len <= 8192 else 256, stacks=None)
 
@@ -65,7 +67,7 @@ def _attend_fwd(problem: Problem, inputs: Inputs, fixed: Fixed) -> tuple[tuple[j
         return None, sweep.forward(problem, _piece(problem), _stack(problem, inputs, fixed, index))
 
     _, (output, logsumexp) = _over_stacks(problem, stack, None)
-    output = output.astype(problem.dtype)
+    output, logsumexp = stacks.join(output).astype(problem.dtype), stacks.join(logsumexp)
     return (output, logsumexp), (inputs, fixed, output, logsumexp)
 
 
@@ -78,28 +80,28 @@ def _attend_bwd(problem: Problem, residuals: Any, cotangents: tuple[jax.Array, j
 
     def stack(dbias: jax.Array | None, index: Any) -> tuple[jax.Array | None, Any]:
         taken = _stack(problem, inputs, fixed, index)
-        part = blocks.Rows(*(_at(x, index) for x in rows))
+        part = blocks.Rows(*(_heads(problem, x, index) for x in rows))
         gradients = sweep.backward(problem, _piece(problem), taken, part, 1 / problem.kv_len)
         if dbias is not None and gradients.bias is not None:
-            dbias = _add_at(dbias, index, gradients.bias)
+            dbias = _add_at(problem, dbias, index, gradients.bias)
         return dbias, gradients[:3]
 
     start = None if bias is None else blocks.zeros(bias.shape, problem.scores_dtype, inputs.query)
     dbias, (dquery, dkey, dvalue) = _over_stacks(problem, stack, start)
-    return stacks.gradients(problem, inputs, dquery, dkey, dvalue, dbias), None
+    return stacks.gradients(problem, inputs, stacks.join(dquery), dkey, dvalue, dbias), None
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
 def _stack(problem: Problem, inputs: Inputs, fixed: Fixed, index: Any) -> blocks.Stack:
-    at = functools.partial(jax.tree.map, lambda x: _at(x, index))
-    query, scale = scaled(_at(inputs.query, index), stacks.scale_of(problem, inputs), problem)
+    at = functools.partial(jax.tree.map, lambda x: _heads(problem, x, index))
+    query, scale = scaled(at(inputs.query), stacks.scale_of(problem, inputs), problem)
     row = jnp.arange(problem.q_len, dtype=jnp.int32)
     return blocks.Stack(
         query=query,
-        key=_at(inputs.key, index),
-        value=_at(inputs.value, index),
+        key=_key_head(inputs.key, index),
+        value=_key_head(inputs.value, index),
         bias=at(inputs.bias),
         mask=at(fixed.mask),
         kept=at(fixed.kept),
@@ -145,18 +147,29 @@ def _over_stacks(problem: Problem, stack: Callable[..., Any], carry: Any) -> tup
     return carry, jax.tree.map(lambda x: x.reshape(problem.batch, problem.kv_heads, *x.shape[2:]), results)
 
 
-def _at(array: jax.Array, index: Any) -> jax.Array:
-    """The part of one stack, or all of it."""
+def _heads(problem: Problem, array: jax.Array, index: Any) -> jax.Array:
+    """(b h ...) -> the query heads of one stack, (g ...), or of all, (b k g ...)."""
+    if index is None:
+        return stacks.split(problem, array)
+    batch, head = index
+    size = min(problem.heads // problem.kv_heads, array.shape[1])  # 1 where it broadcasts
+    array = blocks.take(array, 0 if array.shape[0] == 1 else batch, 1, 0)
+    # Of the whole array and not of one split in (k g), which XLA:CPU copies on its way into the loop (jax 0.10.2).
+    return blocks.take(array, 0 if array.shape[1] == 1 else head * size, size, 1)[0]
+
+
+def _key_head(array: jax.Array, index: Any) -> jax.Array:
     if index is None:
         return array
-    for place, axis in ((index[0], 0), (index[1], 1)):
-        place = 0 if array.shape[axis] == 1 else place
-        array = jax.lax.dynamic_slice_in_dim(array, place, 1, axis)
-    return array[0, 0]
+    return blocks.take(blocks.take(array, index[0], 1, 0), index[1], 1, 1)[0, 0]
 
 
-def _add_at(total: jax.Array, index: Any, part: jax.Array) -> jax.Array:
+def _add_at(problem: Problem, total: jax.Array, index: Any, part: jax.Array) -> jax.Array:
+    """`part` belongs where `_heads` takes from."""
     if index is None:
-        return total + blocks.reduced_to(part, total.shape)
+        shape = jax.eval_shape(lambda: stacks.split(problem, total)).shape
+        return total + stacks.join(blocks.reduced_to(part, shape))
     batch, head = (0 if size == 1 else place for place, size in zip(index, total.shape[:2], strict=True))
-    return total.at[batch, head].add(part)
+    first = (batch, head * part.shape[0], 0, 0)
+    old = jax.lax.dynamic_slice(total, first, (1, *part.shape))
+    return jax.lax.dynamic_update_slice(total, old + part, first)
