@@ -32,7 +32,7 @@ def attend(
     return_logsumexp: bool = False,
     implementation: str = "auto",
     precision: Any = None,
-    sharding: jax.sharding.PartitionSpec | None = None,
+    sharding: jax.sharding.NamedSharding | jax.sharding.PartitionSpec | None = None,
 ) -> Any:
     """softmax(query · keyᵀ * scale + bias, masked) · value, with dropout on the softmax's weights.
 
@@ -58,11 +58,11 @@ def attend(
         linear in the lengths; the kernels "cudnn" and "triton", which "auto" takes on CUDA, have none.
       precision: of the products, as jax.lax.dot_general takes it. None means accurate to fp32 for fp32 inputs on
         every device, unless `jax.default_matmul_precision` is set.
-      sharding: how query is cut along the axes of the mesh of `jax.set_mesh`, as jax.sharding.PartitionSpec("data",
-        "model", "seq") in layout "bhnd"; None means as its type says (explicit mesh axes), or left to the compiler. Key
-        and value are cut alike. Batch and heads need no communication; a length goes round a ring, in memory linear in
-        the length of one part, with bias and mask cut along their rows. Inside `jax.shard_map` the arrays are one
-        device's part, with all columns of bias and mask. See docs/devices.md.
+      sharding: how query is cut along the axes of a mesh: a jax.sharding.NamedSharding, or a PartitionSpec such as
+        ("data", "model", "seq") in layout "bhnd" where the mesh is that of `jax.set_mesh`; None means as its type says
+        (explicit mesh axes), or left to the compiler. Key and value are cut alike. Batch and heads need no
+        communication; a length goes round a ring, in memory linear in one part of it, with bias and mask cut along
+        their rows. Inside `jax.shard_map` the arrays are one device's part, with all columns of bias and mask.
 
     Returns:
       The output in query's dtype, or (output, logsumexp). A row that may attend nothing attends every key
@@ -104,7 +104,7 @@ def explain(
     return_logsumexp: bool = False,
     implementation: str = "auto",
     precision: Any = None,
-    sharding: jax.sharding.PartitionSpec | None = None,
+    sharding: jax.sharding.NamedSharding | jax.sharding.PartitionSpec | None = None,
 ) -> dispatch.Explanation:
     """Which implementation `attend` runs for the same arguments on the default device, and why not the others.
 

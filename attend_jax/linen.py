@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 from flax import linen
 from jaxtyping import Array, Bool, Float
 
@@ -33,6 +34,7 @@ class Attend(linen.Module):
     layout: str = "bhnd"
     implementation: str = "auto"
     precision: Any = None
+    sharding: jax.sharding.NamedSharding | jax.sharding.PartitionSpec | None = None
     deterministic: bool | None = None
 
     def __post_init__(self) -> None:
@@ -86,4 +88,5 @@ class Attend(linen.Module):
             return_logsumexp=return_logsumexp,
             implementation=self.implementation,
             precision=self.precision,
+            sharding=self.sharding,
         )

@@ -28,6 +28,7 @@ class Attend(nnx.Module):
       layout: "bhnd", or "bnhd" (JAX's own) for query, key, value and output.
       implementation: "auto", "blockwise", "cudnn", "einsum" or "triton"; see `attend_jax.explain`.
       precision: of the products, as `attend_jax.attend` has it.
+      sharding: how query is cut along the axes of a mesh, as `attend_jax.attend` has it.
       rngs: needed where `dropout` is used with no `rngs` in the call.
 
     >>> import jax.numpy as jnp
@@ -48,6 +49,7 @@ class Attend(nnx.Module):
         layout: str = "bhnd",
         implementation: str = "auto",
         precision: Any = None,
+        sharding: jax.sharding.NamedSharding | jax.sharding.PartitionSpec | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> None:
         check_options(causal=causal, scale=scale, dropout_rate=dropout, layout=layout, precision=precision)
@@ -59,6 +61,7 @@ class Attend(nnx.Module):
         self.layout = layout
         self.implementation = implementation
         self.precision = precision
+        self.sharding = sharding
         self.deterministic = False
         if isinstance(rngs, nnx.Rngs) and dropout > 0:
             rngs = rngs["dropout"]
@@ -105,4 +108,5 @@ class Attend(nnx.Module):
             return_logsumexp=return_logsumexp,
             implementation=self.implementation,
             precision=self.precision,
+            sharding=self.sharding,
         )

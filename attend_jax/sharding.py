@@ -1,6 +1,6 @@
 """Many devices: a call whose arrays are cut along the axes of a `jax.sharding.Mesh` (`attend(..., sharding=)`).
 
-    of          the query's PartitionSpec, given or in its type -> `Cut`, checked
+    of          the query's sharding, given or in its type -> `Cut`, checked
     run         the whole arrays -> jax.shard_map -> what each device does with its part
     on_device   one device's part: by itself where batch and heads are cut, as a ring where the length is
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from attend_jax import dispatch, ring, stacks
 from attend_jax.problem import Operands, Problem, Result
@@ -32,6 +32,7 @@ class Cut:
     """Which axes of the mesh cut which axis of the arrays, and in how many parts: (names, parts) each.
 
     `manual`: the arrays are one device's part, inside `jax.shard_map`. `explicit`: their types say how they are cut.
+    `mesh` is None where it is that of the context.
     """
 
     batch: tuple[Names, int]
@@ -39,6 +40,7 @@ class Cut:
     length: tuple[Names, int]
     manual: bool
     explicit: bool = False
+    mesh: Mesh | AbstractMesh | None = None
 
     @property
     def names(self) -> Names:
@@ -51,26 +53,29 @@ class Cut:
 
 
 def of(query: Any, sharding: Any, layout: str) -> Cut | None:
-    """How a call is cut; None for not at all. The mesh is that of `jax.set_mesh` or of the surrounding `jax.shard_map`.
+    """How a call is cut; None for not at all. The mesh is that of a NamedSharding, of `jax.set_mesh` or of the
+    surrounding `jax.shard_map`.
 
     Raises:
-      TypeError, ValueError: no PartitionSpec, no mesh, an axis that the mesh does not have or that cannot be cut.
+      TypeError, ValueError: no sharding, no mesh, an axis that the mesh does not have or that cannot be cut.
     """
     one_of("layout", layout, LAYOUTS)
-    mesh = jax.sharding.get_abstract_mesh()
+    mesh, own = jax.sharding.get_abstract_mesh(), None
+    if isinstance(sharding, NamedSharding):
+        mesh, own, sharding = sharding.mesh.abstract_mesh, sharding.mesh, sharding.spec
     if sharding is None:
         sharding = _in_type(query, mesh)
         if sharding is None:
             return None
     if not isinstance(sharding, PartitionSpec):
         raise TypeError(
-            f"`sharding` must be the jax.sharding.PartitionSpec of query or None; got {type(sharding).__name__}. The "
-            "mesh is that of jax.set_mesh."
+            "`sharding` must be the jax.sharding.NamedSharding of query, or its PartitionSpec where the mesh is that "
+            f"of jax.set_mesh; got {type(sharding).__name__}."
         )
     if mesh.empty:
         raise ValueError(
-            f"`sharding` needs a mesh and there is none; got {sharding}. Call inside `with jax.set_mesh(mesh):` or "
-            "jax.shard_map."
+            f"`sharding` needs a mesh and there is none; got {sharding}. Pass a jax.sharding.NamedSharding, or call "
+            "inside `with jax.set_mesh(mesh):` or jax.shard_map."
         )
     axes = dict(zip(layout, _parts(sharding, mesh), strict=True))
     if axes["d"][0]:
@@ -86,7 +91,7 @@ def of(query: Any, sharding: Any, layout: str) -> Cut | None:
             f"`sharding` must name axes of jax.shard_map only, or none; got {sharding}, of which {', '.join(manual)} "
             f"belong{'s' if len(manual) == 1 else ''} to jax.shard_map."
         )
-    return Cut(batch, heads, length, AxisType.Manual in types, AxisType.Explicit in types)
+    return Cut(batch, heads, length, AxisType.Manual in types, AxisType.Explicit in types, own)
 
 
 def _in_type(query: Any, mesh: Any) -> PartitionSpec | None:
@@ -167,11 +172,13 @@ def run(problem: Problem, operands: Operands, implementation: str, cut: Cut) -> 
 def _cut_up(problem: Problem, operands: Operands, implementation: str, cut: Cut) -> Result:
     specs = _specs(problem, operands, cut)
     if cut.explicit:
-        operands = jax.tree.map(jax.sharding.reshard, operands, specs)
+        place = functools.partial(NamedSharding, cut.mesh) if cut.mesh is not None else lambda spec: spec
+        operands = jax.tree.map(lambda array, spec: jax.sharding.reshard(array, place(spec)), operands, specs)
     logsumexp = PartitionSpec(cut.batch[0], cut.heads[0], cut.length[0]) if problem.return_logsumexp else None
     out_specs: Any = Result(specs.query, logsumexp)  # type: ignore[arg-type]
     return jax.shard_map(
         functools.partial(on_device, part(problem, cut), implementation=implementation, cut=cut),
+        mesh=cut.mesh,
         in_specs=(specs,),
         out_specs=out_specs,
         axis_names=set(cut.names),
