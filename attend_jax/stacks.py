@@ -59,7 +59,7 @@ def run(problem: Problem, operands: Operands, attention: Callable[[Inputs, Fixed
 def reverse_mode_only() -> Iterator[None]:
     """A way out for those who come in forward mode.
 
-    Under jit JAX raises its own error later, when the program is lowered; its traceback shows the line of the call.
+    Under jit, and when what jax.linearize gave is called, JAX raises its own error; its traceback shows where.
     """
     try:
         yield
@@ -67,8 +67,8 @@ def reverse_mode_only() -> Iterator[None]:
         if "forward-mode" not in str(error):
             raise
         raise TypeError(
-            "implementation='blockwise', which 'auto' takes for long keys, has no forward mode (jax.jvp, jax.jacfwd, "
-            "jax.linearize); implementation='einsum' has. Reverse mode and forward over reverse (jax.hessian, jvp of "
+            "implementation='blockwise', which 'auto' takes for long keys, has no forward mode (jax.jvp, "
+            "jax.jacfwd); implementation='einsum' has. Reverse mode and forward over reverse (jax.hessian, jvp of "
             "grad) work here."
         ) from None
 

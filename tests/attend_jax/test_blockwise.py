@@ -206,13 +206,17 @@ def test_it_is_exported_with_a_symbolic_batch():
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "transform", [jax.jvp, lambda f, x, t: jax.jacfwd(f)(*x), lambda f, x, t: jax.linearize(f, *x)]
-)
+@pytest.mark.parametrize("transform", [jax.jvp, lambda f, x, t: jax.jacfwd(f)(*x)], ids=["jvp", "jacfwd"])
 def test_forward_mode_is_an_error_that_names_einsum(transform):
     with pytest.raises(TypeError, match="implementation='einsum' has") as error:
         transform(lambda x: attend(x, *INPUTS[1:]), INPUTS[:1], INPUTS[:1])
     assert "Reverse mode and forward over reverse" in str(error.value)
+
+
+def test_what_linearize_gives_is_refused_by_jax_itself_when_it_is_called():
+    _, linear = jax.linearize(lambda x: attend(x, *INPUTS[1:]), *INPUTS[:1])
+    with pytest.raises(TypeError, match="forward-mode"):
+        linear(*INPUTS[:1])
 
 
 def test_another_type_error_is_left_alone():
