@@ -49,9 +49,9 @@ def _fits(problem: Problem) -> bool:
 
 
 def _bare(problem: Problem) -> bool:
-    """What cuDNN does without a detour: no bias or mask, and no corner but a square's."""
+    """What cuDNN does without a detour: no bias, mask or log-sum-exp, and no corner but a square's."""
     square = problem.causal is None or problem.q_len == problem.kv_len
-    return problem.bias_shape is None and problem.mask_shape is None and square
+    return problem.bias_shape is None and problem.mask_shape is None and square and not problem.return_logsumexp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ CHOICES = (
     Choice("einsum", "cuda", lambda p: _fits(p) and p.q_len == 1, "one query: a matrix-vector product"),
     Choice("cudnn", "cuda", _bare, "16 bits with nothing added: cuDNN's kernel is the fastest"),
     Choice("triton", "cuda", lambda p: not partitioned(), "the fastest there is for this on one GPU"),
-    Choice("cudnn", "cuda", lambda p: True, "16 bits: a fused kernel, which JAX knows how to shard"),
+    Choice("cudnn", "cuda", lambda p: not p.return_logsumexp, "16 bits: a fused kernel, which JAX knows how to shard"),
     Choice("einsum", "cuda", _fits, "its products use the whole GPU, and the scores fit"),
     Choice("einsum", None, lambda p: _fits(p) and p.kv_len <= 128, "short: the scores stay in the cache"),
     Choice("blockwise", None, lambda p: True, "long: memory linear in the length"),

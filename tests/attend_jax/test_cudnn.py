@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 from allpairspy import AllPairs
 
-from attend_jax import explain, functional
+from attend_jax import explain, functional, private
 from attend_jax.implementations import cudnn, einsum
+from attend_jax.implementations.cudnn import kernel
+from attend_jax.implementations.cudnn.kernel import Call
+from attend_jax.implementations.cudnn.rectangle import groups
 from parity import truth
 from parity.attention import Attention
 
@@ -24,34 +27,80 @@ SIZES = {"b": 2, "h": 6, "d": 5, "e": 7}
 KV_HEADS = 3
 
 
-def kernel(static, query, key, value, bias):
-    """cuDNN's kernel as jax 0.10.2 offers it, limits included (shared/TRAPS.md), in float32 on any device."""
-    causal, scale, kv_seen, layout = static
-    assert layout == "bnhd"
-    (batch, q_len, heads, head_dim), kv_len = query.shape, key.shape[1]
-    assert q_len % 2 == kv_len % 2 == 0, "odd lengths cannot be differentiated"
-    assert key.shape == value.shape, "one head size for key and value"
-    assert head_dim % 8 == 0
-    assert type(scale) is float, "a compile-time scale"
-    assert not causal or q_len == kv_len, "causal rectangles have the other corner"
-    if bias is not None:
-        assert bias.dtype == query.dtype, "jax#32242"
-        assert bias.shape[2:] == (q_len, kv_len), "jax#28974"
-        assert bias.shape[0] in (1, batch)
-        assert bias.shape[1] in (1, heads)
-        assert 64 not in (q_len % 128, kv_len % 128), "pytorch#196678"
-        bias = bias.astype(jnp.float32)
-    lengths = None if kv_seen is None else jnp.full((batch,), kv_seen, jnp.int32)
-    wide = (x.astype(jnp.float32) for x in (query, key, value))
-    output = jax.nn.dot_product_attention(
-        *wide, bias, scale=scale, is_causal=causal, key_value_seq_lengths=lengths, implementation="xla"
-    )
-    return output.astype(query.dtype)
+class Kernel:
+    """cuDNN's kernel as jax 0.10.2 offers it, limits included (shared/TRAPS.md), in float32 on any device.
+
+    The backward pass is written from the output and the log-sum-exp that it is given, as the kernel's is.
+    """
+
+    exact = True
+
+    def weights(self, call, seen, query, key, value, bias):
+        """Scores and value heads, with the heads of the query; all (b h n d)."""
+        if call.layout == "bnhd":
+            query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+        (batch, heads, q_len, head_dim), kv_len = query.shape, key.shape[2]
+        assert q_len % 2 == kv_len % 2 == 0, "odd lengths cannot be differentiated"
+        assert key.shape == value.shape, "one head size for key and value"
+        assert head_dim % 8 == 0
+        assert type(call.scale) is float, "a compile-time scale"
+        assert not call.causal or q_len == kv_len, "causal rectangles have the other corner"
+        query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
+        key, value = (jnp.repeat(x, heads // key.shape[1], axis=1) for x in (key, value))
+        scores = jnp.einsum("bhid,bhjd->bhij", query, key) * call.scale
+        if bias is not None:
+            assert bias.shape[2:] == (q_len, kv_len), "jax#28974"
+            assert bias.shape[0] in (1, batch)
+            assert bias.shape[1] in (1, heads)
+            assert 64 not in (q_len % 128, kv_len % 128), "pytorch#196678"
+            scores += bias.astype(jnp.float32)
+        if call.causal:
+            scores = jnp.where(jnp.tril(jnp.ones((q_len, kv_len), bool)), scores, -jnp.inf)
+        if seen is not None:
+            scores = jnp.where(jnp.arange(kv_len) < seen, scores, -jnp.inf)
+        return scores, query, key, value
+
+    def like(self, call, array, of):
+        return (array if call.layout == "bhnd" else jnp.swapaxes(array, 1, 2)).astype(of.dtype)
+
+    def forward_and_logsumexp(self, call, seen, query, key, value, bias):
+        assert bias is None or bias.dtype == query.dtype, "jax#32242"
+        scores, _, _, wide = self.weights(call, seen, query, key, value, bias)
+        output = jnp.einsum("bhij,bhje->bhie", jax.nn.softmax(scores), wide)
+        return self.like(call, output, query), jax.nn.logsumexp(scores, axis=-1)
+
+    def forward(self, *arguments):
+        return self.forward_and_logsumexp(*arguments)[0]
+
+    def backward(self, call, seen, query, key, value, bias, output, logsumexp, cotangent):
+        assert output.shape == cotangent.shape == query.shape
+        scores, wide_q, wide_k, wide_v = self.weights(call, seen, query, key, value, bias)
+        if call.layout == "bnhd":
+            output, cotangent = (jnp.swapaxes(x, 1, 2) for x in (output, cotangent))
+        output, cotangent = (x.astype(jnp.float32) for x in (output, cotangent))
+        weights = jnp.exp(scores - logsumexp[..., None])
+        dweights = jnp.einsum("bhie,bhje->bhij", cotangent, wide_v)
+        dscores = weights * (dweights - (output * cotangent).sum(-1, keepdims=True))
+
+        def shared(gradient, array):
+            heads = array.shape[1 if call.layout == "bhnd" else 2]
+            split = gradient.reshape(gradient.shape[0], heads, -1, *gradient.shape[2:])
+            return self.like(call, split.sum(2), array)
+
+        found = [
+            self.like(call, jnp.einsum("bhij,bhjd->bhid", dscores, wide_k) * call.scale, query),
+            shared(jnp.einsum("bhij,bhid->bhjd", dscores, wide_q) * call.scale, key),
+            shared(jnp.einsum("bhij,bhie->bhje", weights, cotangent), value),
+        ]
+        if bias is not None and call.dbias:
+            axes = [axis for axis in (0, 1) if bias.shape[axis] != dscores.shape[axis]]
+            found.append(dscores.sum(axes, keepdims=True).astype(bias.dtype))
+        return found
 
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
-    monkeypatch.setattr(cudnn, "_call", kernel)
+    monkeypatch.setattr(private, "cudnn", Kernel)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +116,7 @@ class Setting:
     scale: float | None = None
     dtype: str = "float32"
     kv_heads: int = KV_HEADS
+    lse: bool = False
 
     def __str__(self):
         return ",".join(f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self)
@@ -98,13 +148,16 @@ class Setting:
         return inputs, mask, qkv(sizes["h"], self.q_len, "e")
 
     def run(self, implementation, inputs, mask, scale=None):
-        """One implementation, its dtype and availability checks passed by."""
+        """One implementation's output, its dtype and availability checks passed by."""
+        return self.result(implementation, inputs, mask, scale).output
+
+    def result(self, implementation, inputs, mask, scale=None):
         problem, operands = functional._normalise(
             inputs["query"], inputs["key"], inputs["value"], inputs.get("bias"), mask=mask, causal=self.causal,
             scale=self.scale if scale is None else scale, dropout_rate=0.0, dropout_rng=None, dropout_mask=None,
-            layout=self.layout, return_logsumexp=False, implementation="einsum", precision=None,
+            layout=self.layout, return_logsumexp=self.lse, implementation="einsum", precision=None,
         )  # fmt: skip
-        return implementation.run(problem, operands).output
+        return implementation.run(problem, operands)
 
 
 # Compiled once and run once: the compiler's own time is what these tests take.
@@ -117,16 +170,24 @@ def both(setting, **edits):
     """The truth of output and gradients, and those of the rewritten kernel."""
     inputs, mask, cotangent = setting.arrays()
     inputs = inputs | edits
+    cotangents = {"output": cotangent}
+    if setting.lse:
+        cotangents["logsumexp"] = jnp.sin(jnp.arange(cotangent.size // SIZES["e"])).reshape(SIZES["b"], SIZES["h"], -1)
 
     @jit
-    def rewritten(inputs, mask, cotangent):
-        output, vjp = jax.vjp(lambda inputs: setting.run(cudnn, inputs, mask), inputs)
-        return {"output": output} | {"d" + name: gradient for name, gradient in vjp(cotangent)[0].items()}
+    def rewritten(inputs, mask, cotangents):
+        def results(inputs):
+            result = setting.result(cudnn, inputs, mask)
+            return {name: getattr(result, name) for name in cotangents}
 
-    arrays = inputs | {"cotangent_output": cotangent} | ({} if mask is None else {"mask": mask})
-    case = Attention(causal=setting.causal, scale=setting.scale, layout=setting.layout).case()
+        found, vjp = jax.vjp(results, inputs)
+        return found | {"d" + name: gradient for name, gradient in vjp(cotangents)[0].items()}
+
+    arrays = inputs | {"cotangent_" + name: array for name, array in cotangents.items()}
+    arrays |= {} if mask is None else {"mask": mask}
+    case = Attention(causal=setting.causal, scale=setting.scale, layout=setting.layout, logsumexp=setting.lse).case()
     expected = truth.attention(case, {name: np.asarray(array) for name, array in arrays.items()})
-    actual = rewritten(inputs, mask, cotangent)
+    actual = rewritten(inputs, mask, cotangents)
     assert {name: actual["d" + name].dtype for name in inputs} == {name: x.dtype for name, x in inputs.items()}
     return {name: width.truth for name, width in expected.items()}, actual
 
@@ -141,25 +202,26 @@ def same(actual, expected, rtol=2e-5):
     assert actual.keys() == expected.keys()
     for name, array in expected.items():
         wide, other = np.asarray(array, np.float64), np.asarray(actual[name], np.float64)
-        np.testing.assert_allclose(other, wide, rtol=0, atol=rtol * max(1, np.abs(wide).max()), err_msg=name)
+        largest = np.abs(wide[np.isfinite(wide)]).max()
+        np.testing.assert_allclose(other, wide, rtol=0, atol=rtol * max(1, largest), err_msg=name)
 
 
 # Squares, both kinds of rectangle, odd and even, one row, one key, and much longer than wide.
-LENGTHS = [(8, 8), (7, 7), (5, 13), (13, 5), (6, 9), (1, 11), (11, 1), (8, 6)]
+LENGTHS = [(8, 8), (7, 7), (5, 13), (13, 5), (6, 9), (1, 11), (11, 1), (8, 6), (3, 17)]
 BIASES = [None, "bhij", "hij", "111j", "b1i1"]
 MASKS = [None, "bhij", "b11j", "hi1", "ij"]
 PAIRS = [
-    Setting(*lengths, causal, bias, mask, layout)
-    for lengths, causal, bias, mask, layout in AllPairs(
-        [LENGTHS, [False, "lower_right", "upper_left"], BIASES, MASKS, ["bhnd", "bnhd"]]
+    Setting(*lengths, causal, bias, mask, layout, lse=lse)
+    for lengths, causal, bias, mask, layout, lse in AllPairs(
+        [LENGTHS, [False, "lower_right", "upper_left"], BIASES, MASKS, ["bhnd", "bnhd"], [False, True]]
     )
 ]
 # Without a mask causal is turned into squares: all of those, with and without a bias.
 RECTANGLES = [
-    Setting(*lengths, causal, bias)
+    Setting(*lengths, causal, bias, lse=lse)
     for lengths in ((5, 13), (7, 9), (13, 6))
     for causal in ("lower_right", "upper_left")
-    for bias in (None, "hij")
+    for bias, lse in ((None, True), ("hij", False), ("b1ij", True))
 ]
 # Lengths 64 beyond a multiple of 128, reached by rounding up too.
 SIXTY_FOUR = [
@@ -183,11 +245,29 @@ def test_the_rewrites_are_exact(setting):
 
 def test_the_stand_in_refuses_what_the_kernel_refuses():
     query, bias = jnp.ones((1, 8, 1, 8)), jnp.ones((1, 1, 8, 8))
+    call = Call(1.0, "bnhd", dbias=True)
     for arrays in ((query[:, :7], query, query), (query, query[:, :7], query[:, :7]), (query, query, query[..., :4])):
         with pytest.raises(AssertionError):
-            kernel((False, 1.0, None, "bnhd"), *arrays, None)
+            Kernel().forward(call, None, *arrays, None)
     with pytest.raises(AssertionError, match="28974"):
-        kernel((False, 1.0, None, "bnhd"), query, query, query, bias[:, :, :1])
+        Kernel().forward(call, None, query, query, query, bias[:, :, :1])
+
+
+@pytest.mark.parametrize(("q_len", "kv_len", "count"), [(5, 13, 2), (5, 10, 1), (5, 9, 1), (1, 13, 1)])
+def test_far_more_keys_than_queries_are_a_part_that_is_seen_whole_and_a_square(q_len, kv_len, count):
+    ((*pieces,),) = groups("lower_right", q_len, kv_len)
+    assert len(pieces) == count
+    work = sum((p.rows[1] - p.rows[0]) * (p.columns[1] - p.columns[0]) / (2 if p.causal else 1) for p in pieces)
+    needed = q_len * kv_len - q_len * (q_len - 1) / 2
+    assert work <= 1.4 * needed
+
+
+@pytest.mark.parametrize(("dtype", "largest", "atol"), [("bfloat16", 1e30, 0), ("float16", 6e4, 1e-7)])
+def test_the_cotangent_of_the_logsumexp_loses_no_bit_on_its_way_through_16_bits(dtype, largest, atol):
+    number = jax.random.normal(jax.random.key(0), (1000,)) * jnp.logspace(-6, 6, 1000)
+    number = jnp.clip(number, -largest, largest)
+    total = sum(np.asarray(part, np.float64) for part in kernel._split(number, dtype))
+    np.testing.assert_allclose(total, np.asarray(number, np.float64), rtol=2**-24, atol=atol)
 
 
 def test_a_traced_scale_is_the_same_as_a_static_one():
@@ -261,18 +341,34 @@ SHARED = {
 
 
 @pytest.mark.parametrize("shared", SHARED.values(), ids=SHARED)
-def test_vmap_of_the_gradient_is_the_gradient_of_each_example(shared):
+@pytest.mark.parametrize(
+    "bias", ["hij", "bhij"]
+)  # shared by a batch: one example after the other; else one larger batch
+def test_vmap_of_the_gradient_is_the_gradient_of_each_example(shared, bias):
     # jax's own batching rule sums the gradient of a shared bias over the examples (jax#39451).
-    setting = Setting(5, 8, True, "hij")
+    setting = Setting(3, 8, True, bias, lse=True)
     inputs, _, _ = setting.arrays(examples=(3,))
     inputs = {name: array[0] if name in shared else array for name, array in inputs.items()}
     axes = {name: shared.get(name, 0) for name in inputs}
 
+    def loss(inputs, implementation):
+        result = setting.result(implementation, inputs, None)
+        return jnp.sin(result.output).sum() + jnp.cos(result.logsumexp).sum()
+
     def per_example(implementation):
-        gradient = jax.grad(lambda inputs: jnp.sin(setting.run(implementation, inputs, None)).sum())
-        return jit(jax.vmap(gradient, in_axes=(axes,)))(inputs)
+        return jit(jax.vmap(jax.grad(functools.partial(loss, implementation=implementation)), in_axes=(axes,)))(inputs)
 
     same(per_example(cudnn), per_example(einsum))
+
+
+def test_two_vmaps_without_a_bias_are_one_larger_batch():
+    setting = Setting(5, 8, "upper_left")
+    inputs, _, _ = setting.arrays(examples=(2, 3))
+    axes = {"query": 0, "key": None, "value": 0}
+    inputs["key"] = inputs["key"][0, 0]
+    mapped = {name: jax.vmap(jax.vmap(functools.partial(setting.run, of, mask=None), (axes,)), (axes,)) for name, of in
+              (("cudnn", cudnn), ("einsum", einsum))}  # fmt: skip
+    same({"output": jit(mapped["cudnn"])(inputs)}, {"output": jit(mapped["einsum"])(inputs)})
 
 
 def test_the_gradient_of_a_vmap_is_the_sum_over_the_examples():

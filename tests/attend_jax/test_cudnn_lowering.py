@@ -9,6 +9,7 @@ import functools
 import re
 
 import jax
+import jax._src.cudnn.fused_attention_stablehlo as fused_attention
 import jax.numpy as jnp
 import pytest
 
@@ -43,6 +44,7 @@ LOWERINGS = [
     ("causal square", shapes(16, 16), {"causal": True}, ONE),
     ("causal odd square", shapes(17, 17), {"causal": True}, ONE),
     ("lower right, wide", shapes(12, 16), {"causal": "lower_right"}, ONE),
+    ("lower right, much wider", shapes(4, 64), {"causal": "lower_right"}, TWO),
     ("lower right, tall", shapes(16, 12), {"causal": "lower_right"}, ONE),
     ("upper left, wide", shapes(12, 16), {"causal": "upper_left"}, ONE),
     ("upper left, tall", shapes(16, 12), {"causal": "upper_left"}, TWO),
@@ -81,17 +83,38 @@ def test_a_mask_reaches_the_kernel_as_a_bias(kernels, form):
     assert kernels(gradient(function), *shapes(13, 17)) == ["ForwardBias", "BackwardBias"]
 
 
-def test_much_longer_keys_take_a_bias_rather_than_a_square(lowered):
+def test_much_longer_keys_are_not_padded_to_a_square(lowered):
     text = lowered(functools.partial(attend, causal=True), *shapes(8, 128))
-    assert "fmhaScaleBiasSoftmax" in text
-    assert "tensor<2x128x6x64xbf16>, tensor<2x128x6x64xbf16>, tensor<2x128x6x64xbf16>" not in text
+    assert "ScaleBias" not in text
+    assert re.findall(r"@__cudnn.* : \((tensor<2x\w*?xbf16>), (tensor<2x\w*?xbf16>)", text) == [
+        ("tensor<2x6x8x64xbf16>", "tensor<2x6x120x64xbf16>"), ("tensor<2x6x8x64xbf16>", "tensor<2x6x8x64xbf16>")
+    ]  # fmt: skip
 
 
-def test_vmap_of_the_gradient_reaches_the_kernel(kernels):
+def test_the_logsumexp_has_the_gradient_of_the_kernel(kernels):
+    def loss(*arrays):
+        output, logsumexp = attend(*arrays, return_logsumexp=True)
+        return output.astype(jnp.float32).sum() + logsumexp.sum()
+
+    assert kernels(jax.grad(loss, argnums=(0, 1, 2)), *shapes(16, 16)) == ["Forward", "Backward"]
+    assert jax.eval_shape(functools.partial(attend, return_logsumexp=True), *shapes(16, 16))[1].dtype == jnp.float32
+
+
+def test_a_mask_alone_costs_no_gradient_of_a_bias(lowered):
+    def function(query, key, value):
+        return attend(query, key, value, mask=jnp.ones((16, 16), bool))
+
+    assert re.search(r"fmhaScaleBiasSoftmaxBackward.* -> \((tensor<2x6x16x64xbf16>, ){3}tensor<\d+xui8>\)",
+                     lowered(gradient(function), *shapes(16, 16)))  # fmt: skip
+
+
+def test_vmap_of_the_gradient_reaches_the_kernel(kernels, lowered):
     function = functools.partial(attend, causal=True)
     one = shapes(13, 17)
     many = [jax.ShapeDtypeStruct((3, *x.shape), x.dtype) for x in one]
     bias = jax.ShapeDtypeStruct((6, 13, 17), jnp.bfloat16)
+    assert kernels(jax.vmap(gradient(function), in_axes=0), *many) == ["Forward", "Backward"]
+    assert "tensor<6x6x18x64xbf16>" in lowered(jax.vmap(function), *many)  # three examples of two are a batch of six
     expected = ["ForwardBias", "BackwardBias"]
     assert kernels(jax.vmap(gradient(function), in_axes=(0, 0, 0, None)), *many, bias) == expected
     mixed = jax.vmap(gradient(function), in_axes=(0, None, None, None))
@@ -124,7 +147,6 @@ REFUSALS = [
     ("takes float16 and bfloat16 only; got float32", {"dtype": "float32"}, {}),
     ("takes no empty arrays", {"q_len": 0}, {}),
     ("takes no empty arrays", {"value_dim": 0}, {}),
-    ("its log-sum-exp is rounded to 16 bits", {}, {"return_logsumexp": True}),
     ("its dropout is not a function of the key", {}, {"dropout_rate": 0.1, "dropout_rng": jax.random.key(0)}),
 ]
 
@@ -164,9 +186,26 @@ def test_bhnd_reaches_the_kernel_without_a_transpose(kernels, lowered, causal):
     assert moved(lowered(function, *shapes(16, 16))) == []
 
 
-def test_without_the_private_function_the_public_one_runs(kernels, lowered, monkeypatch):
-    assert private.cudnn_on_bhnd() is not None, "JAX changed what attend_jax.private wraps: adapt it or drop it"
-    monkeypatch.setattr(private, "cudnn_on_bhnd", lambda: None)
-    function = gradient(functools.partial(attend_jax.attend, implementation="cudnn"))
-    assert kernels(function, *shapes(16, 16)) == ["Forward", "Backward"]
+def test_without_the_private_functions_the_public_one_does_what_it_can(kernels, lowered, monkeypatch):
+    assert private.cudnn().exact, "JAX changed what attend_jax.private wraps: adapt it or drop it"
+    monkeypatch.setattr(private, "cudnn", lambda: private.Cudnn(*private._public(), exact=False))
+    function = gradient(attend)
+    assert kernels(function, *shapes(16, 16)) == ["Forward", "Forward", "Backward"]
     assert moved(lowered(function, *shapes(16, 16)))
+    assert kernels(functools.partial(attend, causal=True), *shapes(4, 64)) == ["Forward"]
+    with pytest.raises(attend_jax.ImplementationRefused, match="is rounded to 16 bits"):
+        attend(*shapes(4, 4), return_logsumexp=True)
+
+
+@pytest.mark.parametrize("change", ["a parameter", "a name"])
+def test_the_private_functions_are_used_only_as_they_are_known(change, monkeypatch):
+    name = "_dot_product_attention_fwd_rule"
+    if change == "a name":
+        monkeypatch.delattr(fused_attention, name)
+    else:
+        monkeypatch.setattr(fused_attention, name, lambda query, key, value, bias, novelty: None)
+    private.cudnn.cache_clear()
+    assert not private.cudnn().exact
+    monkeypatch.undo()
+    private.cudnn.cache_clear()
+    assert private.cudnn().exact
