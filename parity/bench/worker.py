@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from parity.attention import Attention
+from parity.bench import memory
 from parity.bench.memory import TooLarge
 from parity.bench.messages import Bad, Contender, Hello, Inspect, Inspected, Task, Time, Timed, Unable
 from parity.errors import BadInput
@@ -53,6 +54,7 @@ class Side(Protocol):
 
 def main(connection: Connection, framework: str, device: str | None) -> None:
     """The whole life of a worker process."""
+    memory.one_arena()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     if device == "cpu":
