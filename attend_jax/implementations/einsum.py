@@ -33,7 +33,10 @@ def run(problem: Problem, operands: Operands) -> Result:
 
     group = problem.heads // max(problem.kv_heads, 1) or 1
     split, to_scores, to_output = _SUBSCRIPTS[problem.layout]
-    query, remaining = scaled(query, problem.scale if scale is None else scale, problem)
+    scale = problem.scale if scale is None else scale
+    # Where there are fewer keys than features the scores are the smaller array, and the one to be scaled.
+    late = problem.platform == "cpu" and problem.kv_len < problem.head_dim
+    query, remaining = (query, scale) if late else scaled(query, scale, problem)
     scores = jnp.einsum(
         to_scores,
         rearrange(query, split, g=group),
@@ -42,7 +45,7 @@ def run(problem: Problem, operands: Operands) -> Result:
         preferred_element_type=problem.scores_dtype,
     ).reshape(problem.scores_shape)
     if remaining is not None:
-        scores = scores * remaining
+        scores = scores * jnp.asarray(remaining, scores.dtype)
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
 
@@ -72,10 +75,10 @@ def run(problem: Problem, operands: Operands) -> Result:
 def _softmax(scores: jax.Array, problem: Problem) -> tuple[jax.Array, jax.Array | None]:
     """The weights, and what the output is still to be divided by.
 
-    On a CPU the division comes last: it is linear, and the output is the smaller array. A GPU has one fused kernel for
+    On a CPU the division comes last where the output is the smaller array: it is linear. A GPU has one fused kernel for
     the whole softmax.
     """
-    if problem.platform != "cpu":
+    if problem.platform != "cpu" or problem.kv_len < problem.value_dim:
         return jax.nn.softmax(scores, axis=-1), None
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
     return weights, jnp.sum(weights, axis=-1, keepdims=True)

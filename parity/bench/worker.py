@@ -54,7 +54,7 @@ class Side(Protocol):
 
 def main(connection: Connection, framework: str, device: str | None) -> None:
     """The whole life of a worker process."""
-    memory.one_arena()
+    memory.keep()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     if device == "cpu":
