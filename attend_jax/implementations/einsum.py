@@ -5,6 +5,8 @@ It holds the (q_len, kv_len) scores in memory, several times over when different
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -33,10 +35,10 @@ def run(problem: Problem, operands: Operands) -> Result:
 
     group = problem.heads // max(problem.kv_heads, 1) or 1
     split, to_scores, to_output = _SUBSCRIPTS[problem.layout]
-    scale = problem.scale if scale is None else scale
+    factor: Any = problem.scale if scale is None else scale
     # Where there are fewer keys than features the scores are the smaller array, and the one to be scaled.
     late = problem.platform == "cpu" and problem.kv_len < problem.head_dim
-    query, remaining = (query, scale) if late else scaled(query, scale, problem)
+    query, remaining = (query, factor) if late else scaled(query, factor, problem)
     scores = jnp.einsum(
         to_scores,
         rearrange(query, split, g=group),
