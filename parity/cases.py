@@ -15,13 +15,15 @@ Arrays = Mapping[str, np.ndarray]
 class TensorSpec:
     """One input. `role` says what it is for: an "input" is differentiated, a "constant" is not, a "cotangent" is
     what the output of the same name is multiplied with on the way back. `std` is the spread of its normal numbers;
-    a boolean tensor is True with probability `std`."""
+    a boolean tensor is True with probability `std`. With a `range` they are uniform from the first number up to the
+    second, and may be whole numbers."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     role: str = "input"
     std: float = 1.0
+    range: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,13 +11,15 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from parity.attention import DTYPES, Attention
 from parity.errors import BadInput
 from parity.results import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
+
+T = TypeVar("T")
 
 app = typer.Typer(
     name="parity",
@@ -46,6 +48,12 @@ ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base._
 def run(
     suite: SuiteOption = "default",
     case: CaseOption = None,
+    pair: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead: your own pair, MODULE:NAME, FILE.py[:NAME] or a folder of parity_*.py. Repeatable."
+        ),
+    ] = None,
     fuzz: Annotated[int | None, typer.Option(help="Instead of a suite: this many random cases.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the tensors, of --fuzz and of native dropout.", min=0)] = 0,
     reference: Annotated[
@@ -73,10 +81,18 @@ def run(
     from parity.pipeline import Plan
     from parity.process import default_cache_dir
     from parity.report import writers
-    from parity.runner import run_and_report, run_fuzz
+    from parity.runner import run_and_report, run_fuzz, run_pairs
     from parity.spec import Spec
 
     dtypes = _names("--dtype", dtype, DTYPES)
+    if pair:
+        _check_device(device)
+        outputs = writers(json=json, junit=junit, save_failures=save_failures)
+        plans = _pair_plans(
+            pair, case, dtypes, shard, seed=seed, device=device, timeout=timeout, fail_fast=fail_fast,
+            cache_dir=default_cache_dir(),
+        )  # fmt: skip
+        return run_pairs(plans, outputs, quiet=quiet)
     chosen = _choose(suite, case, fuzz, seed, dtypes)
     cases, empty_shard = _shard(chosen, shard)
     _check_device(device)
@@ -263,6 +279,33 @@ def _choose(suite: str, glob: str | None, fuzz: int | None, seed: int, dtypes: t
     return cases
 
 
+def _pair_plans(
+    texts: Sequence[str], glob: str | None, dtypes: tuple[str, ...], shard: str | None, *, seed: int, **options: Any
+) -> list[Any]:
+    """A plan for each pair that has a case to run."""
+    from parity.pairs import scout
+    from parity.pairs.messages import PairSide
+    from parity.pairs.session import PairPlan
+
+    found = scout.find(texts, dtypes)
+    names = [case.name for pair in found for case in pair.cases if fnmatch.fnmatchcase(case.name, glob or "*")]
+    if not names:
+        raise BadInput(f"--case {glob!r} matches no case; there are {' '.join(c.name for p in found for c in p.cases)}")
+    wanted = set(_shard(names, shard)[0])
+    return [
+        PairPlan(
+            cases=[case for case in pair.cases if case.name in wanted],
+            reference=PairSide(pair.spec, "torch", seed),
+            candidate=PairSide(pair.spec, "flax", seed),
+            seed=seed,
+            notes=tuple(f"differs on purpose: {words}" for words in pair.differs),
+            rules=pair.rules,
+            **options,
+        )
+        for pair in found
+    ]
+
+
 def _by_name(name: str) -> Attention:
     """A case that stands in no suite, from its name: a fuzz case, or one made up."""
     if "=" not in name and not name.startswith("fuzz-"):
@@ -278,7 +321,7 @@ def _match(cases: list[Attention], glob: str) -> list[Attention]:
     return list(found.values())
 
 
-def _shard(cases: list[Attention], shard: str | None) -> tuple[list[Attention], bool]:
+def _shard(cases: list[T], shard: str | None) -> tuple[list[T], bool]:
     if shard is None:
         return cases, False
     match = re.fullmatch(r"(\d+)/(\d+)", shard)

@@ -49,7 +49,7 @@ class Job:
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What became of a job: arrays; or words of the target's own exception (`raised`), of an implementation that
-    refuses (`refused`), or of a worker that died or timed out (`lost`)."""
+    refuses (`refused`), or of a worker that died or timed out (`lost`). `notes` belong into the report."""
 
     key: int
     arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -58,3 +58,4 @@ class Outcome:
     lost: str | None = None
     seconds: float = 0.0
     peak_mib: int = 0
+    notes: tuple[str, ...] = ()

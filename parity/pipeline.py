@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from parity import diagnose, tensors
+from parity import diagnose, tensors, worker
 from parity.cases import Case
 from parity.compare import Verdict, compare, worst
 from parity.criterion import Criterion, attention
 from parity.dropout import judge_dropout
 from parity.environment import machine, peak_mib
-from parity.messages import Hello, Job, Options, Outcome
+from parity.messages import Job, Options, Outcome
 from parity.process import Side, wait_for
 from parity.results import CaseResult, Report
 from parity.spec import Spec
@@ -28,11 +30,12 @@ AHEAD = 6
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything that decides a run."""
+    """Everything that decides a run. `reference` and `candidate` are what the sides' workers load, a `Spec` each;
+    `notes` stand with every result."""
 
     cases: Sequence[Case]
-    reference: Spec
-    candidate: Spec
+    reference: Any
+    candidate: Any
     seed: int = 0
     device: str | None = None
     implementations: tuple[str, ...] = ()
@@ -41,6 +44,7 @@ class Plan:
     cache_dir: str | None = None
     empty_shard: bool = False
     criterion: Criterion = attention
+    notes: tuple[str, ...] = ()
 
     def command(self, case: Case, implementation: str | None) -> str:
         """The command that runs one case of this plan again."""
@@ -57,7 +61,7 @@ class Plan:
 
 
 @dataclasses.dataclass
-class _Slot:
+class Slot:
     """A case under way: what is known of it so far."""
 
     case: Case
@@ -71,18 +75,26 @@ Listener = Callable[[CaseResult], None]
 
 
 class Session:
-    """Both sides' processes, started once; may run any number of plans' cases (fuzzing shrinks with it)."""
+    """Both sides' processes, started once; may run any number of plans' cases (fuzzing shrinks with it).
+
+    This one is for attention; another source of cases says in a subclass how a side is started (`worker`, `_ready`),
+    what it is given (`_skips`, `_job`) and how its answers are judged (`_verdicts`, `_cause`).
+    """
+
+    worker: Callable[..., None] = staticmethod(worker.main)
 
     def __init__(self, plan: Plan) -> None:
         options = Options(plan.device, (), plan.cache_dir)
         candidate_options = dataclasses.replace(options, implementations=plan.implementations)
         self.plan = plan
+        start = functools.partial(Side, timeout=plan.timeout, main=self.worker)
         self._sides = {
-            "reference": Side(plan.reference, options, label="reference", timeout=plan.timeout),
-            "candidate": Side(plan.candidate, candidate_options, label="candidate", timeout=plan.timeout),
+            "reference": start(plan.reference, options, label="reference"),
+            "candidate": start(plan.candidate, candidate_options, label="candidate"),
         }
         try:
-            self._hellos: dict[str, Hello] = {label: side.hello() for label, side in self._sides.items()}
+            self._hellos: dict[str, Any] = {label: side.hello() for label, side in self._sides.items()}
+            self._ready()
         except BaseException:
             self.close()
             raise
@@ -103,7 +115,7 @@ class Session:
     def run(self, cases: Sequence[Case], listener: Listener) -> bool:
         """Run and judge the cases in order; True if all were, False if --fail-fast ended it."""
         implementations = self.plan.implementations or (None,)
-        slots = [_Slot(c, i, self._skips(c, i)) for c, i in itertools.product(cases, implementations)]
+        slots = [Slot(c, i, self._skips(c, i)) for c, i in itertools.product(cases, implementations)]
         position = dict.fromkeys(self._sides, 0)
         judged = 0
         while judged < len(slots):
@@ -124,12 +136,15 @@ class Session:
                         self._peaks[label] = max(self._peaks[label], outcome.peak_mib)
                 continue
             result = self._judge(slot)
-            slots[judged] = _Slot(slot.case, slot.implementation, slot.skip)  # lets go of the arrays
+            slots[judged] = Slot(slot.case, slot.implementation, slot.skip)  # lets go of the arrays
             judged += 1
             listener(result)
             if self.plan.fail_fast and result.status in ("failed", "error"):
                 return judged == len(slots)
         return True
+
+    def _ready(self) -> None:
+        """Both sides have said hello."""
 
     def _skips(self, case: Case, implementation: str | None) -> str | None:
         accepts = self._hellos["candidate"].interface
@@ -142,13 +157,16 @@ class Session:
                 return f"the {label} {missing}"
         return None
 
-    def _job(self, key: int, slot: _Slot, label: str) -> Job:
+    def _job(self, key: int, slot: Slot, label: str) -> Any:
+        implementation = slot.implementation if label == "candidate" else None
+        return Job(key, slot.case, self._arrays(slot), implementation, self.plan.seed)
+
+    def _arrays(self, slot: Slot) -> dict[str, np.ndarray]:
         if slot.arrays is None:
             slot.arrays = tensors.make(slot.case, self.plan.seed)
-        implementation = slot.implementation if label == "candidate" else None
-        return Job(key, slot.case, slot.arrays, implementation, self.plan.seed)
+        return slot.arrays
 
-    def _judge(self, slot: _Slot) -> CaseResult:
+    def _judge(self, slot: Slot) -> CaseResult:
         case, verdicts, cause = slot.case, list[Verdict](), ""
         reference, candidate = slot.outcomes.get("reference"), slot.outcomes.get("candidate")
         if slot.skip is not None or reference is None or candidate is None:
@@ -166,8 +184,8 @@ class Session:
             try:
                 verdicts = self._verdicts(case, slot.arrays, reference, candidate)
                 status = worst([verdict.status for verdict in verdicts])
-                if status == "failed" and case.kind == "exact":
-                    cause = diagnose.likely_cause(case, slot.arrays, candidate.arrays, verdicts, self.plan.criterion)
+                if status == "failed":
+                    cause = self._cause(case, slot.arrays, candidate, verdicts)
             except Exception as fault:  # ours; it costs this case, not the results already made
                 status, reason = "error", f"a fault of the harness: {type(fault).__name__}: {fault}"
             else:
@@ -188,6 +206,8 @@ class Session:
             verdicts=tuple(verdicts),
             cause=cause,
             seconds=(reference.seconds if reference else 0) + (candidate.seconds if candidate else 0),
+            notes=self.plan.notes + (reference.notes if reference else ()) + (candidate.notes if candidate else ()),
+            case=case,
         )
 
     def _verdicts(
@@ -197,6 +217,43 @@ class Session:
             return judge_dropout(case, arrays, reference.arrays, candidate.arrays, self.plan.criterion)
         return compare(self.plan.criterion(case, arrays), reference.arrays, candidate.arrays)
 
+    def _cause(self, case: Case, arrays: dict[str, np.ndarray], candidate: Outcome, verdicts: list[Verdict]) -> str:
+        if case.kind != "exact":
+            return ""
+        return diagnose.likely_cause(case, arrays, candidate.arrays, verdicts, self.plan.criterion)
+
+
+class Run:
+    """What has been found so far. Ctrl-C ends it early, and what is there stays."""
+
+    def __init__(self, environment: Mapping[str, str], listener: Listener) -> None:
+        self.results: list[CaseResult] = []
+        self.environment = dict(environment)
+        self.interrupted = False
+        self._listener, self._start, self._memory = listener, time.monotonic(), 0
+
+    def collect(self, result: CaseResult) -> None:
+        self.results.append(result)
+        self._listener(result)
+
+    def within(self, start: Callable[[], Session], use: Callable[[Session], object]) -> None:
+        """Use a session, close it, and keep its environment and memory for the report."""
+        session = None
+        try:
+            session = start()
+            self.environment |= session.environment
+            use(session)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        finally:
+            if session is not None:
+                self._memory = max(self._memory, session.peak_mib)
+                session.close()
+
+    def report(self, *, empty_shard: bool = False) -> Report:
+        seconds = time.monotonic() - self._start
+        return Report(self.environment, tuple(self.results), seconds, self._memory, self.interrupted, empty_shard)
+
 
 def run(plan: Plan, listener: Listener = lambda result: None) -> Report:
     """Run a plan. Ctrl-C ends it early with a report of what was done.
@@ -204,29 +261,10 @@ def run(plan: Plan, listener: Listener = lambda result: None) -> Report:
     Raises:
       BadSpec: a side cannot start.
     """
-    start = time.monotonic()
-    results: list[CaseResult] = []
-    environment: dict[str, str] = machine()
-    interrupted, memory = False, 0
-
-    def collect(result: CaseResult) -> None:
-        results.append(result)
-        listener(result)
-
+    found = Run({"seed": str(plan.seed)} | machine(), listener)
     if plan.cases:
-        session = None
-        try:
-            session = Session(plan)
-            environment = session.environment
-            session.run(plan.cases, collect)
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            if session is not None:
-                memory = session.peak_mib
-                session.close()
-    environment = {"seed": str(plan.seed)} | environment
-    return Report(environment, tuple(results), time.monotonic() - start, memory, interrupted, plan.empty_shard)
+        found.within(lambda: Session(plan), lambda session: session.run(plan.cases, found.collect))
+    return found.report(empty_shard=plan.empty_shard)
 
 
 def _full(spec: Spec) -> str:

@@ -12,8 +12,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from parity import worker
-from parity.messages import Bad, Hello, Job, Options, Outcome
-from parity.spec import BadSpec, Spec
+from parity.messages import Bad, Options, Outcome
+from parity.spec import BadSpec
 
 # Seconds that a side may take to import its framework and its target, on a busy machine.
 LOADING = 120.0
@@ -27,15 +27,17 @@ class Side:
     Every job is answered by exactly one `Outcome`, in order.
     """
 
-    def __init__(self, spec: Spec, options: Options, *, label: str, timeout: float) -> None:
+    def __init__(
+        self, spec: Any, options: Options, *, label: str, timeout: float, main: Callable[..., None] = worker.main
+    ) -> None:
         self.label = label
-        self._spec, self._options, self._timeout = spec, options, timeout
-        self._job: Job | None = None
+        self._spec, self._options, self._timeout, self._main = spec, options, timeout, main
+        self._job: Any = None
         self._started = 0.0
         self._start()
 
-    def hello(self) -> Hello:
-        """Wait until the worker is ready; raise BadSpec if the target is no use."""
+    def hello(self) -> Any:
+        """Its first message. Wait until the worker is ready; raise BadSpec if the target is no use."""
         limit = max(self._timeout, LOADING)
         if not self._connection.poll(limit):
             self.close()
@@ -50,14 +52,13 @@ class Side:
             ) from None
         if isinstance(message, Bad):
             raise BadSpec(f"{self.label} {self._spec}: {message.message}")
-        assert isinstance(message, Hello)
         return message
 
     @property
     def busy(self) -> bool:
         return self._job is not None
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Any) -> None:
         """Hand over a job; only while not busy."""
         assert self._job is None
         self._job, self._started = job, time.monotonic()
@@ -87,7 +88,7 @@ class Side:
         self._process.kill()
         self._process.join()
 
-    def _lost(self, job: Job, words: str) -> Outcome:
+    def _lost(self, job: Any, words: str) -> Outcome:
         self.close()
         self._start()
         self.hello()
@@ -95,7 +96,7 @@ class Side:
         return Outcome(job.key, lost=f"{self.label}: {words}")
 
     def _start(self) -> None:
-        self._process, self._connection = spawn(worker.main, self._spec, self._options)
+        self._process, self._connection = spawn(self._main, self._spec, self._options)
 
 
 def spawn(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:

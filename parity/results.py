@@ -6,6 +6,7 @@ import collections
 import dataclasses
 from collections.abc import Mapping
 
+from parity.cases import Case
 from parity.compare import Verdict, worst
 
 STATUSES = ("passed", "failed", "skipped", "inconclusive", "error")
@@ -14,7 +15,8 @@ EXIT_INTERRUPTED, EXIT_USAGE, EXIT_ERROR, EXIT_MISMATCH, EXIT_NOTHING = 130, 2, 
 
 @dataclasses.dataclass(frozen=True)
 class CaseResult:
-    """The outcome of one case with one implementation. `cause` is a guess in words, for a failure."""
+    """The outcome of one case with one implementation. `cause` is a guess in words, for a failure; `notes` are what to
+    know of the verdict, whatever it is; `case` makes its tensors again."""
 
     name: str
     status: str
@@ -29,6 +31,8 @@ class CaseResult:
     verdicts: tuple[Verdict, ...] = ()
     cause: str = ""
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    case: Case | None = None
 
     @property
     def worst(self) -> Verdict | None:

@@ -6,14 +6,15 @@ import contextlib
 import dataclasses
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
 from parity import fuzz, pipeline
 from parity.attention import Attention
-from parity.pipeline import Listener, Plan, Session
+from parity.errors import BadInput
+from parity.pairs.session import PairPlan, PairSession
+from parity.pipeline import Listener, Plan, Run, Session
 from parity.report import Writer, terminal
 from parity.results import CaseResult, Report
 
@@ -29,28 +30,34 @@ def run_and_report(plan: Plan, outputs: Sequence[Writer], *, quiet: bool) -> int
 def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Run random cases; each that fails is shrunk, and the small one stands beside it."""
     console = Console()
-    start, results, interrupted, session, memory = time.monotonic(), list[CaseResult](), False, None, 0
-    environment: dict[str, str] = {}
-    try:
-        session = Session(plan)
-        environment = {"seed": str(plan.seed)} | session.environment
-        with _shown(console, len(cases), quiet) as listener:
+    with _shown(console, len(cases), quiet) as listener:
+        found = Run({"seed": str(plan.seed)}, listener)
 
-            def collect(result: CaseResult) -> None:
-                results.append(result)
-                listener(result)
+        def use(session: Session) -> None:
+            session.run(plan.cases, found.collect)
+            for result in [result for result in found.results if result.status in ("failed", "error")][:3]:
+                found.results.append(_shrunk(session, result))
 
-            session.run(plan.cases, collect)
-        for result in [result for result in results if result.status in ("failed", "error")][:3]:
-            results.append(_shrunk(session, result))
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        if session is not None:
-            memory = session.peak_mib
-            session.close()
-    report = Report(environment, tuple(results), time.monotonic() - start, memory, interrupted)
-    return _finish(console, report, outputs, quiet=True)
+        found.within(lambda: Session(plan), use)
+    return _finish(console, found.report(), outputs, quiet=True)
+
+
+def run_pairs(plans: Sequence[PairPlan], outputs: Sequence[Writer], *, quiet: bool) -> int:
+    """Run users' pairs one after the other; one whose modules cannot be brought together costs its own cases only."""
+    console = Console()
+    with _shown(console, sum(len(plan.cases) for plan in plans), quiet) as listener:
+        found = Run({"seed": str(plans[0].seed)}, listener)
+        for plan in [plan for plan in plans if plan.cases]:
+            try:
+                found.within(lambda plan=plan: PairSession(plan), lambda s, plan=plan: s.run(plan.cases, found.collect))  # type: ignore[misc]
+            except BadInput as error:
+                for case in plan.cases:
+                    found.collect(plan.unable(case, str(error)))
+            done = [result.status in ("failed", "error") for result in found.results]
+            if found.interrupted or (plan.fail_fast and any(done)):
+                break
+    empty = not any(plan.cases for plan in plans)
+    return _finish(console, found.report(empty_shard=empty), outputs, quiet=quiet)
 
 
 def _shrunk(session: Session, result: CaseResult) -> CaseResult:

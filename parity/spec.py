@@ -5,6 +5,7 @@ Runs in a worker, because importing MODULE imports its framework.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -12,14 +13,15 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from types import ModuleType, TracebackType
 from typing import Any
 
 from parity.cases import Case
 from parity.errors import BadInput
 
 FRAMEWORKS = ("torch", "jax")
+_OURS = os.path.dirname(__file__) + os.sep
 TRAINING, EVALUATION = ("train", "training", "is_training"), ("deterministic", "inference")
 RNG_NAMES = ("dropout_rng", "rng", "key", "dropout_key")
 # Where a class inherits from, as (root package, class name) -> what kind of module it is.
@@ -127,19 +129,7 @@ class Interface:
 
 def load(spec: Spec) -> Any:
     """Import the module and take NAME out of it, or raise BadSpec in words."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(spec.module)
-    except ModuleNotFoundError as error:
-        if error.name and (spec.module == error.name or spec.module.startswith(error.name + ".")):
-            raise BadSpec(f"there is no module {error.name!r} on the path or in {os.getcwd()}") from None
-        raise BadSpec(f"module {spec.module!r} needs {error.name!r}, which is not installed") from None
-    except Exception as error:
-        # Their traceback, not ours: drop the frames of this file and of importlib.
-        error.__traceback__ = _theirs(error.__traceback__)
-        lines = "".join(traceback.format_exception(error))
-        raise BadSpec(f"importing {spec.module!r} failed:\n{lines}") from None
+    module = import_module(spec.module)
     target: Any = module
     for part in spec.name.split("."):
         if not hasattr(target, part):
@@ -152,11 +142,35 @@ def load(spec: Spec) -> Any:
     return target
 
 
+def import_module(name: str) -> ModuleType:
+    """Import a module from the path or the current folder, or raise BadSpec in words."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    with imported(name):
+        return importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def imported(name: str) -> Iterator[None]:
+    """What goes wrong while a user's module is imported becomes BadSpec: their traceback, not ours."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise BadSpec(f"there is no module {error.name!r} on the path or in {os.getcwd()}") from None
+        raise BadSpec(f"module {name!r} needs {error.name!r}, which is not installed") from None
+    except Exception as error:
+        # Drop the frames of parity and of importlib.
+        error.__traceback__ = _theirs(error.__traceback__)
+        lines = "".join(traceback.format_exception(error))
+        raise BadSpec(f"importing {name!r} failed:\n{lines}") from None
+
+
 def _theirs(frames: TracebackType | None) -> TracebackType | None:
     while (
         frames is not None
         and frames.tb_next is not None
-        and (frames.tb_frame.f_code.co_filename == __file__ or "importlib" in frames.tb_frame.f_code.co_filename)
+        and (_OURS in frames.tb_frame.f_code.co_filename or "importlib" in frames.tb_frame.f_code.co_filename)
     ):
         frames = frames.tb_next
     return frames

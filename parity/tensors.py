@@ -38,6 +38,11 @@ def make(case: Case, seed: int) -> dict[str, np.ndarray]:
         rng = generator(seed, case.name, spec.name)
         if spec.dtype == "bool":
             arrays[spec.name] = rng.random(spec.shape) < spec.std
+        elif spec.range is not None and np.issubdtype(dtype_of(spec.dtype), np.integer):
+            first, beyond = map(int, spec.range)
+            arrays[spec.name] = rng.integers(first, beyond, spec.shape).astype(spec.dtype)
+        elif spec.range is not None:
+            arrays[spec.name] = rng.uniform(*spec.range, spec.shape).astype(dtype_of(spec.dtype))
         else:
             arrays[spec.name] = (rng.standard_normal(spec.shape) * spec.std).astype(dtype_of(spec.dtype))
     SPECIAL[case.values](arrays, generator(seed, case.name, "values"))

@@ -30,6 +30,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "status": result.status,
                 "reason": result.reason,
                 "cause": result.cause,
+                "notes": list(result.notes),
                 "seed": result.seed,
                 "dtype": result.dtype,
                 "implementation": result.implementation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -13,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import parity
+from parity.attention import Attention
 from parity.compare import Verdict
 from parity.report import json as json_report
 from parity.report import junit, tensors, terminal
@@ -162,6 +164,8 @@ def test_words_on_a_terminal_are_no_markup():
 
 
 def test_only_failed_cases_are_saved(tmp_path):
-    tensors.write(report("passed", "failed", "skipped", "error"), tmp_path)
+    found = report("passed", "failed", "skipped", "error")
+    made = [dataclasses.replace(r, case=Attention.parse(r.name).case()) for r in found.results]
+    tensors.write(dataclasses.replace(found, results=tuple(made)), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["S1,i=1.safetensors"]
     assert set(load_file(tmp_path / "S1,i=1.safetensors")) == {"query", "key", "value", "cotangent_output"}

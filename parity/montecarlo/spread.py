@@ -1,0 +1,140 @@
+"""Noisy runs -> how far rounding carries each result. Runs in the torch worker."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import torch
+
+from parity.montecarlo.noise import Noise
+from parity.montecarlo.results import Rounding, Spread, bound
+from parity.montecarlo.widths import RULES
+
+__all__ = ["Rounding", "Spread", "bound", "spread"]
+
+# A row shorter than this says too little of its own size, eight runs of a few elements: it is joined with the next.
+ROW = 8
+# Of its row's root mean square, what an element's spread is at least.
+FLOOR = 0.5
+# What two float64 runs may differ by, of what the rounding that is judged does.
+REPEATS = 1e-3
+
+
+def spread(
+    run: Callable[[], Mapping[str, torch.Tensor]],
+    truth: Mapping[str, np.ndarray],
+    rounding: Rounding,
+    *,
+    runs: int = 8,
+    seed: int = 0,
+) -> Spread:
+    """How far arithmetic of a given rounding may carry each result of a float64 computation.
+
+    `run()` performs the whole computation anew, forward and backward, on exact inputs, and returns named float64 (or
+    integer, or boolean) tensors: the same ones each time, as it does without noise, where they are `truth`. It is
+    called 1 + `runs` times. Whatever it draws from torch's own generators it must seed itself; the noise has its own.
+
+    Raises ValueError if it returns other names or shapes than `truth`, or other numbers each time.
+    """
+    if runs < 2:
+        raise ValueError(f"expected `runs` of at least 2, got {runs}")
+    with _in_simple_ops():
+        recording = Noise(RULES, Rounding(0.0, 0.0))
+        with recording:
+            again = dict(run())
+        _check(again, truth)
+        squares: dict[str, torch.Tensor] = {}
+        uncertain: dict[str, np.ndarray] = {}
+        unruled: Counter[str] = Counter()
+        flips: dict[int, tuple[str, torch.Tensor]] = {}
+        for number in range(runs):
+            noise = Noise(RULES, rounding, seed * 1_000_003 + number, recording)
+            with noise:
+                results = dict(run())
+            for name, tensor in results.items():
+                expected = torch.as_tensor(truth[name], device=tensor.device)
+                if tensor.is_floating_point() or tensor.is_complex():
+                    error = _squared_error(tensor, expected, noise.deviations.of(tensor))
+                    squares[name] = squares[name].add_(error) if name in squares else error
+                else:
+                    other = (tensor != expected).cpu().numpy()
+                    uncertain[name] = uncertain.get(name, np.zeros_like(other)) | other
+            unruled |= noise.unruled
+            for place, (name, other_way) in noise.flips.items():
+                before = flips.get(place, (name, other_way))[1]
+                flips[place] = name, before | other_way if before.shape == other_way.shape else other_way
+    counts: Counter[str] = Counter()
+    for name, other_way in flips.values():
+        counts[name] += int(other_way.sum())
+    widths = {name: _floored((square / runs).sqrt().cpu().numpy()) for name, square in squares.items()}
+    _check_repeats(again, truth, widths, rounding)
+    return Spread(widths, uncertain, dict(unruled), dict(counts), runs)
+
+
+def _squared_error(tensor: torch.Tensor, truth: torch.Tensor, deviation: torch.Tensor | None) -> torch.Tensor:
+    """(run - truth)², and the variance of the result's own rounding, which no later op has drawn."""
+    error = (tensor.detach() - truth).abs().to(torch.float64)
+    # NaN and inf stand where they stand in the truth, or a noisy run shows that rounding can put them there.
+    alike = (tensor == truth) | (torch.isnan(tensor) & torch.isnan(truth))
+    error = torch.where(alike, 0.0, torch.nan_to_num(error, nan=torch.inf, posinf=torch.inf)).square()
+    return error if deviation is None else error + deviation.abs().to(torch.float64).square()
+
+
+def _floored(spread: np.ndarray) -> np.ndarray:
+    """At least half the root mean square of the row: the last axis, or as many as it takes to have enough elements."""
+    axes, count = [], 1
+    for axis in reversed(range(spread.ndim)):
+        if count >= ROW:
+            break
+        axes.append(axis)
+        count *= spread.shape[axis]
+    if not spread.size or not axes:
+        return spread
+    mean = np.mean(np.square(spread), axis=tuple(axes), keepdims=True, where=np.isfinite(spread))
+    return np.maximum(spread, FLOOR * np.sqrt(mean))
+
+
+@contextlib.contextmanager
+def _in_simple_ops() -> Iterator[None]:
+    """No fused recurrent or encoder kernels, which the mode could not look into."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.backends.cudnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _check(results: Mapping[str, torch.Tensor], truth: Mapping[str, np.ndarray]) -> None:
+    if set(results) != set(truth):
+        raise ValueError(f"expected `run` to return {sorted(truth)}, as in `truth`, got {sorted(results)}")
+    for name, tensor in results.items():
+        if tuple(tensor.shape) != truth[name].shape:
+            raise ValueError(
+                f"expected `{name}` of shape {truth[name].shape}, as in `truth`, got {tuple(tensor.shape)}"
+            )
+
+
+def _check_repeats(
+    again: Mapping[str, torch.Tensor], truth: Mapping[str, np.ndarray], widths: Mapping[str, np.ndarray], by: Rounding
+) -> None:
+    """Without noise a run must give the truth: far below what noise does to it, or below u of its largest number.
+
+    Not to the bit: ops were taken apart, so it is float64's rounding that differs, 2**-29 of float32's.
+    """
+    for name, width in widths.items():
+        if not width.size:
+            continue
+        with np.errstate(invalid="ignore"):
+            error = np.abs(again[name].detach().cpu().numpy() - truth[name])
+        finite = np.isfinite(error)
+        largest = np.max(np.abs(truth[name]), initial=0, where=finite)
+        if np.any(finite & (error > REPEATS * np.maximum(width, by.unit * largest))):
+            raise ValueError(
+                f"expected `run` to give `truth` when there is no noise, got other numbers for `{name}`. Is it random, "
+                "or does it change its inputs, parameters or buffers? Seed it, and give it fresh copies"
+            )

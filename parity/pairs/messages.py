@@ -1,0 +1,47 @@
+"""What travels between the pipeline and a side's worker of a pair, besides an `Outcome`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from parity.pairs.cases import PairCase
+
+# What stands in front of the names of what torch's side returns: results in the run's dtype and in float64, how far
+# rounding spreads them, and which whole numbers it may change.
+REFERENCE, TRUTH, SPREAD, UNCERTAIN = "reference/", "truth/", "spread/", "uncertain/"
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSide:
+    """One side of the pair that a whole SPEC names: "torch" or "flax"."""
+
+    pair: str
+    framework: str
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.pair} ({self.framework})"
+
+
+@dataclasses.dataclass(frozen=True)
+class PairHello:
+    """The module is made: its layers (`parity.weights.layers.Layer`), and on torch's side what is in them."""
+
+    environment: Mapping[str, str]
+    layers: tuple[Any, ...]
+    arrays: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class PairJob:
+    """A case to run. `weights` is the file that a Flax module takes its weights from."""
+
+    key: int
+    case: PairCase
+    arrays: Mapping[str, np.ndarray]
+    weights: str | None = None
+    seed: int = 0

@@ -1,0 +1,156 @@
+"""Pairs in the pipeline: how their sides are started, given their weights, and judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity.cases import Case
+from parity.compare import Verdict, compare
+from parity.criterion import Expectation
+from parity.messages import Outcome
+from parity.pairs import gradients, worker
+from parity.pairs.cases import PairCase
+from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, UNCERTAIN, PairJob
+from parity.pipeline import Plan, Session, Slot
+from parity.results import CaseResult
+from parity.tensors import dtype_of
+from parity.weights import Rule, WeightMap, files, plan
+
+# A bound is 2 * the reference's own error + 6 * spread (DESIGN 4); `Expectation.width` stands there doubled.
+_SPREADS = 3.0
+# A truth this far below its own rounding is zero: a gradient that vanishes, as that of a bias before a softmax.
+_ZERO = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class PairPlan(Plan):
+    """A plan for one pair: `reference` and `candidate` are its two `PairSide`s. `rules` are the user's for weights."""
+
+    rules: tuple[tuple[str, ...], ...] = ()
+
+    def command(self, case: Case, implementation: str | None) -> str:
+        del implementation
+        words = ["parity", "run", "--pair", self.reference.pair, "--case", case.name, "--seed", str(self.seed)]
+        return shlex.join(words + (["--device", self.device] if self.device else []))
+
+    def unable(self, case: Case, reason: str) -> CaseResult:
+        """What becomes of a case when the two modules cannot be brought together: made, or given the same weights."""
+        return CaseResult(
+            case.name, "failed", reason, self.seed, case.dtype, "auto", "unknown", str(self.reference),
+            str(self.candidate), self.command(case, None), notes=self.notes, case=case,
+        )  # fmt: skip
+
+
+class PairSession(Session):
+    """Both sides of one pair. The torch module's weights are the Flax one's too."""
+
+    worker = staticmethod(worker.main)
+    plan: PairPlan
+
+    def _ready(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="parity-")
+        self._files: dict[str, str] = {}
+        torch, flax = self._hellos["reference"], self._hellos["candidate"]
+        self._map = plan(torch.layers, flax.layers, [Rule(*rule) for rule in self.plan.rules])
+
+    def close(self) -> None:
+        super().close()
+        if hasattr(self, "_folder"):
+            self._folder.cleanup()
+
+    def _skips(self, case: Case, implementation: str | None) -> None:
+        del case, implementation
+
+    def _job(self, key: int, slot: Slot, label: str) -> Any:
+        assert isinstance(slot.case, PairCase)
+        weights = self._weights(slot.case.run_dtype) if label == "candidate" else None
+        return PairJob(key, slot.case, self._arrays(slot), weights, self.plan.seed)
+
+    def _weights(self, dtype: str) -> str:
+        """A file with the Flax module's weights in a dtype."""
+        if dtype not in self._files:
+            rounded = {name: _rounded(array, dtype) for name, array in self._hellos["reference"].arrays.items()}
+            arrays = self._map.to_flax(rounded)
+            path = Path(self._folder.name) / f"{dtype}.safetensors"
+            files.write(path, arrays)
+            self._files[dtype] = str(path)
+        return self._files[dtype]
+
+    def _verdicts(
+        self, case: Case, arrays: dict[str, np.ndarray], reference: Outcome, candidate: Outcome
+    ) -> list[Verdict]:
+        del arrays
+        own = _part(reference, REFERENCE)
+        spreads, uncertain = _part(reference, SPREAD), _part(reference, UNCERTAIN)
+        found = _in_torch_names(self._map, candidate.arrays, case.dtype)
+        verdicts = [_structure(own, found)]
+        expectations = {}
+        for name, truth in _part(reference, TRUTH).items():
+            if name in spreads:
+                expectations[name] = _expectation(truth, spreads[name], str(own[name].dtype))
+            else:
+                verdicts.append(_discrete(name, own[name], found.get(name), uncertain.get(name)))
+        return [verdict for verdict in verdicts if verdict] + compare(expectations, own, found)
+
+
+def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Weights as the run's dtype has them, in the dtype of their own."""
+    return array.astype(dtype_of(dtype)).astype(array.dtype) if array.dtype == np.float32 else array
+
+
+def _in_torch_names(found: WeightMap, arrays: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """A Flax side's results, the gradients of its parameters, d(path), as torch has them."""
+    own = {name[2:-1]: array for name, array in arrays.items() if name.startswith("d(")}
+    moved = gradients.to_torch(found, own, dtype)
+    return {n: a for n, a in arrays.items() if not n.startswith("d(")} | {f"d({n})": a for n, a in moved.items()}
+
+
+def _part(outcome: Outcome, word: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(word): array for name, array in outcome.arrays.items() if name.startswith(word)}
+
+
+def _expectation(truth: np.ndarray, spread: np.ndarray, dtype: str) -> Expectation:
+    """The reference's own error is taken at its largest over the whole tensor: which of its axes are independent
+    examples is not known."""
+    zero = bool(truth.size) and bool(np.all(np.abs(truth) <= _ZERO * spread))
+    axes = tuple(range(truth.ndim))
+    return Expectation(truth, _SPREADS * spread, dtype, axes, zero=zero, vanishing=True)
+
+
+def _structure(reference: dict[str, np.ndarray], candidate: dict[str, np.ndarray]) -> Verdict | None:
+    """Results that one side has and the other has not."""
+    extra = sorted(set(candidate) - set(reference))
+    if not extra:
+        return None
+    return Verdict("outputs", "failed", f"the candidate returns {', '.join(extra)} besides; the reference does not")
+
+
+def _discrete(name: str, reference: np.ndarray, candidate: np.ndarray | None, uncertain: np.ndarray | None) -> Verdict:
+    """Whole numbers and booleans: equal, except where rounding alone can change them."""
+    if candidate is None:
+        return Verdict(name, "failed", "the candidate returned nothing for this")
+    if candidate.shape != reference.shape:
+        return Verdict(name, "failed", f"the candidate has shape {candidate.shape}, expected {reference.shape}")
+    if candidate.dtype.kind not in "biu":
+        return Verdict(name, "failed", f"the candidate has dtype {candidate.dtype}, expected {reference.dtype}")
+    free = np.zeros(reference.shape, bool) if uncertain is None else uncertain
+    wrong = (candidate != reference) & ~free
+    elements, count = reference.size, int(wrong.sum())
+    if count:
+        at = tuple(int(n) for n in np.argwhere(wrong)[0])
+        return Verdict(
+            name, "failed", f"{count} of {elements} differ ({100 * count / elements:.3g} %)", bound_ratio=np.inf,
+            worst_index=at, candidate=float(candidate[at]), reference=float(reference[at]), truth=float(reference[at]),
+            mismatched=count, elements=elements,
+        )  # fmt: skip
+    if free.size and free.mean() > 0.5:
+        return Verdict(name, "inconclusive", "rounding alone can change most of it", elements=elements)
+    words = f"equal, {int(free.sum())} that rounding can change left out" if free.any() else "equal"
+    return Verdict(name, "passed", words, elements=elements)

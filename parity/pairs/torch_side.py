@@ -1,0 +1,130 @@
+"""The torch side of a pair: its results, the truth in float64, and how far rounding spreads them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from parity import worker_torch
+from parity.messages import Options
+from parity.montecarlo.spread import Rounding, Spread, spread
+from parity.pairs.cases import cotangent
+from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, UNCERTAIN, PairJob, PairSide
+from parity.pairs.nested import flatten
+from parity.pairs.pair import Pair
+from parity.weights import torch_side as weights
+
+_FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def set_up(options: Options) -> None:
+    worker_torch.set_up(options)
+
+
+def environment() -> dict[str, str]:
+    return worker_torch.environment()
+
+
+class Made:
+    """The torch module of a pair, in evaluation."""
+
+    def __init__(self, pair: Pair, side: PairSide) -> None:
+        torch.manual_seed(side.seed)
+        module = pair.torch()
+        if not isinstance(module, torch.nn.Module):
+            raise TypeError(f"expected a torch.nn.Module, got {type(module).__name__}")
+        self.pair, self.module = pair, module.eval()
+
+    def described(self) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
+        return tuple(weights.describe(self.module)), dict(weights.arrays(self.module))
+
+    def run(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """Results in the case's dtype, the truth and its spread, each name with a word in front."""
+        module = copy.deepcopy(self.module).to(_FLOATS[job.case.run_dtype])
+        reference = self._step(module, job, None)
+        self._check_repeats(module, job, reference)
+        double = copy.deepcopy(module).double()
+        truth = {name: _numpy(tensor) for name, tensor in self._step(double, job, torch.float64).items()}
+        rounding = Rounding.of(job.case.run_dtype)
+        widths = spread(lambda: self._step(double, job, torch.float64), truth, rounding, seed=job.seed)
+        found = {REFERENCE + name: _numpy(tensor) for name, tensor in reference.items()}
+        found |= {TRUTH + name: array for name, array in truth.items()}
+        found |= {SPREAD + name: array for name, array in widths.results.items()}
+        found |= {UNCERTAIN + name: array for name, array in widths.uncertain.items()}
+        return found, _notes(widths)
+
+    def _call(self, module: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        call = self.pair.torch_call
+        outputs = flatten(module(**inputs) if call is None else call(module, **inputs))
+        for name, output in outputs.items():
+            if not isinstance(output, torch.Tensor):
+                raise TypeError(f"expected {name} to be a torch.Tensor, got {type(output).__name__}")
+        return outputs
+
+    def _step(self, module: Any, job: PairJob, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+        """Outputs, and the gradients of inputs and parameters, all anew."""
+        inputs = _inputs(job, dtype)
+        given = {name: inputs[name].requires_grad_() for name in job.case.named("input")}
+        versions = {name: tensor._version for name, tensor in inputs.items()}
+        outputs = self._call(module, inputs)
+        changed = [name for name, tensor in inputs.items() if tensor._version != versions[name]]
+        if changed:
+            raise ValueError(f"the torch module changes its input {changed[0]!r} in place; let it work on a copy")
+        parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        wanted = {"d" + name: tensor for name, tensor in given.items()}
+        wanted |= {f"d({name})": tensor for name, tensor in parameters.items()}
+        real = {name: output for name, output in outputs.items() if output.requires_grad}
+        cotangents = [
+            worker_torch.to_torch(cotangent(job.seed, job.case.name, name, tuple(output.shape), job.case.run_dtype)).to(
+                output.dtype
+            )
+            for name, output in real.items()
+        ]
+        gradients: Any = ()
+        if real and wanted:
+            gradients = torch.autograd.grad(list(real.values()), list(wanted.values()), cotangents, allow_unused=True)
+        found = {name: output.detach() for name, output in outputs.items()}
+        for (name, tensor), gradient in zip(wanted.items(), gradients, strict=False):
+            found[name] = torch.zeros_like(tensor) if gradient is None else gradient
+        return found
+
+    def _check_repeats(self, module: Any, job: PairJob, first: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            again = self._call(module, _inputs(job, None))
+        for name, output in again.items():
+            if not torch.equal(output.nan_to_num(), first[name].nan_to_num()):
+                raise ValueError(
+                    f"the torch module is random in evaluation: two calls with equal inputs differ in {name}; "
+                    "seed it in torch_call, or take the randomness as an input"
+                )
+
+
+def _inputs(job: PairJob, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """As torch has them: whole numbers are int64, which is all that some of its functions take."""
+    found = {}
+    for name, array in job.arrays.items():
+        tensor = worker_torch.to_torch(array)
+        if tensor.is_floating_point():
+            found[name] = tensor if dtype is None else tensor.to(dtype)
+        else:
+            found[name] = tensor if tensor.dtype == torch.bool else tensor.long()
+    return found
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return worker_torch.to_numpy(tensor)
+
+
+def _notes(widths: Spread) -> tuple[str, ...]:
+    """What a reader of the verdict should know of how its bound came about."""
+    notes = []
+    if widths.unruled:
+        names = ", ".join(sorted(widths.unruled))
+        notes.append(f"no rounding rule for {names}: treated cautiously")
+    for name, count in sorted(widths.flips.items()):
+        notes.append(f"rounding can flip {count} elements of {name}")
+    return tuple(notes)

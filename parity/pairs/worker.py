@@ -1,0 +1,72 @@
+"""One process a side of a pair: make the module, say what it is made of, then run cases until told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from multiprocessing.connection import Connection
+from types import ModuleType
+
+from parity.environment import peak_mib
+from parity.errors import BadInput
+from parity.messages import Bad, Options, Outcome
+from parity.pairs import load
+from parity.pairs.messages import PairHello, PairJob, PairSide
+from parity.worker import end_with_parent, words
+
+
+def main(connection: Connection, side: PairSide, options: Options) -> None:
+    """The whole life of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pipeline's to handle
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
+    if options.device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        framework = _framework(side.framework)
+        framework.set_up(options)
+        module = _made(framework, side)
+        layers, arrays = module.described()
+        connection.send(PairHello(framework.environment(), layers, arrays))
+    except BadInput as error:
+        connection.send(Bad(str(error)))
+        return
+    while True:
+        try:
+            job = connection.recv()
+        except (EOFError, OSError):  # the pipeline is gone
+            return
+        connection.send(_run(module, job))
+
+
+def _framework(name: str) -> ModuleType:
+    try:
+        if name == "torch":
+            from parity.pairs import torch_side as side
+        else:
+            from parity.pairs import flax_side as side  # type: ignore[no-redef]
+    except ModuleNotFoundError as error:
+        extra = "torch" if name == "torch" else "jax"
+        raise BadInput(f"{error.name!r} is not installed; pip install 'attend-jax[{extra}]'") from None
+    return side
+
+
+def _made(framework: ModuleType, side: PairSide):  # type: ignore[no-untyped-def]
+    pair = load.load(side.pair)
+    try:
+        return framework.Made(pair, side)
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(f"{side} cannot be made: {words(error)}") from None
+
+
+def _run(module, job: PairJob) -> Outcome:  # type: ignore[no-untyped-def]
+    start = time.perf_counter()
+    try:
+        arrays, notes = module.run(job)
+    except BaseException as error:  # a module may raise SystemExit or KeyboardInterrupt as well
+        return Outcome(job.key, raised=words(error), seconds=time.perf_counter() - start, peak_mib=peak_mib())
+    return Outcome(job.key, arrays, seconds=time.perf_counter() - start, peak_mib=peak_mib(), notes=notes)

@@ -1,0 +1,90 @@
+"""Weights in safetensors files. Nothing here reads a pickle, ever."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from parity.weights.layers import WeightsError
+
+# safetensors' own reader for NumPy does not know the last ones.
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
+    "I64": np.dtype(np.int64), "I32": np.dtype(np.int32), "I16": np.dtype(np.int16), "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64), "U32": np.dtype(np.uint32), "U16": np.dtype(np.uint16), "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_), "C64": np.dtype(np.complex64),
+    "BF16": np.dtype(ml_dtypes.bfloat16), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}  # fmt: skip
+_LARGEST_HEADER = 100 << 20  # safetensors' own limit
+
+
+def write(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Write arrays by name. Tied ones, given under several names, are written under each."""
+    for name, array in arrays.items():
+        if array.dtype not in _DTYPES.values():
+            raise WeightsError(f"`{name}`: expected a dtype that safetensors has, got {array.dtype}")
+    dense = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+    try:
+        save_file(dense, str(path), dict(metadata or {}))
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: could not write it: {error}") from None
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a file, each with the dtype it was written with.
+
+    Raises `WeightsError` for a file that is missing, cut off, or no safetensors.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(f"{folder}/w.safetensors", {"w": np.ones((2, 3), ml_dtypes.bfloat16)})
+    ...     read(f"{folder}/w.safetensors")["w"].dtype.name
+    'bfloat16'
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: expected a safetensors file, could not read it: {error.strerror}") from None
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 9 or not 2 <= length <= _LARGEST_HEADER or content[8:9] != b"{":
+        if content[:2] == b"PK" or content[:1] == b"\x80":
+            raise WeightsError(
+                f"{path}: expected a safetensors file, got a pickle or zip archive, as torch.save writes. Those can "
+                "run code when read and are not read here: load it where you trust it and save it with safetensors"
+            )
+        raise WeightsError(f"{path}: expected a safetensors file, got something else ({len(content)} bytes)")
+    if len(content) < 8 + length:
+        raise WeightsError(f"{path}: cut off in the header: it needs {8 + length} bytes, the file has {len(content)}")
+    try:
+        header = json.loads(content[8 : 8 + length])
+        if not isinstance(header, dict):
+            raise ValueError("the header is no object")
+        header.pop("__metadata__", None)
+        body = content[8 + length :]
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        if end > len(body):
+            raise WeightsError(f"{path}: cut off: it needs {8 + length + end} bytes, the file has {len(content)}")
+        if end < len(body):
+            raise WeightsError(f"{path}: {len(body) - end} bytes too long: corrupt, or not one file")
+        return {name: _array(name, entry, body) for name, entry in header.items()}
+    except WeightsError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise WeightsError(f"{path}: corrupt: its header is not that of a safetensors file ({error})") from None
+
+
+def _array(name: str, entry: Mapping[str, Any], body: bytes) -> np.ndarray:
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(f"{name} has the unknown dtype {entry['dtype']}")
+    start, end = map(int, entry["data_offsets"])
+    if not 0 <= start <= end:
+        raise ValueError(f"{name} has the offsets {start} to {end}")
+    return np.frombuffer(body[start:end], _DTYPES[entry["dtype"]]).reshape(tuple(entry["shape"]))
