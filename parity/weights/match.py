@@ -89,22 +89,23 @@ def exchanged(pairs: Sequence[Pair]) -> tuple[Pair, Pair] | None:
 
     A torch container and a Flax one hold the same pairs, or one holds all of the other's, or they have none in common:
     however a port nests its layers. Where each has some that the other lacks, and these could be each other's, a name
-    has won against the structure.
+    has won against the structure. The same goes for containers whose names mean the same, common pairs or none.
     """
     torch, flax = [pair.torch for pair in pairs], [pair.flax for pair in pairs]
     fits = _fitting(torch, flax)
     inside: list[dict[str, set[int]]] = [{}, {}]
-    for side, layers in zip(inside, (torch, flax), strict=True):
+    meant: list[dict[tuple[str, ...], set[int]]] = [{}, {}]  # all of a list's together, as lists count from 0 or 1
+    for side, meanings, layers in zip(inside, meant, (torch, flax), strict=True):
         for place, layer in enumerate(layers):
             for container in _ancestors(layer):
                 side.setdefault(container, set()).add(place)
-    for left in inside[0].values():
-        for right in inside[1].values():
-            if left & right and left - right and right - left:
-                for one in sorted(left - right):
-                    for other in sorted(right - left):
-                        if fits(one, other) and fits(other, one):
-                            return pairs[one], pairs[other]
+                meanings.setdefault(tuple(sorted(names.parse(container).words.elements())), set()).add(place)
+    sets = [(left, right) for left in inside[0].values() for right in inside[1].values() if left & right]
+    for left, right in (*sets, *((meant[0][words], meant[1][words]) for words in meant[0].keys() & meant[1].keys())):
+        for one in sorted(left - right):
+            for other in sorted(right - left):
+                if fits(one, other) and fits(other, one):
+                    return pairs[one], pairs[other]
     return None
 
 

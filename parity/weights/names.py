@@ -49,6 +49,12 @@ _CANONICAL = {
     other: word for word, others in (line.split(":") for line in _SYNONYMS.strip().splitlines())
     for other in others.split()
 }  # fmt: skip
+# Synonyms that are also written as several words. Not all may be joined: `to_k` is no `tok`.
+_COMPOUND_WORDS = """
+feedforward layernorm batchnorm groupnorm instancenorm rmsnorm multihead multiheadattention multiheadattn
+multiheaddotproductattention encdec wq wk wv wo
+"""
+_COMPOUNDS = frozenset(_COMPOUND_WORDS.split())
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
@@ -106,7 +112,7 @@ def _joined(segment: str) -> Iterator[tuple[str, int]]:
     while found:
         for count in range(len(found), 0, -1):
             word = "".join(piece for piece, _ in found[:count])
-            if count == 1 or word in _CANONICAL:
+            if count == 1 or word in _COMPOUNDS:
                 yield word, found[0][1]
                 del found[:count]
                 break

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from parity.weights import Layer, PlanError, Rule, Tensor, WeightsError, match, plan
+from parity.weights import Layer, PlanError, Rule, Tensor, WeightsError, match, names, plan
 
 SQUARE = (5, 5)
 
@@ -35,6 +35,28 @@ def problems(torch, flax, rules=()):
     with pytest.raises(PlanError) as caught:
         plan(torch, flax, rules)
     return caught.value.problems
+
+
+MEANINGS = [
+    ("query", "q to_q q_proj wq w_q query Query queries"),
+    ("key", "k to_k k_proj wk w_k key Key"),
+    ("value", "v to_v v_proj wv value"),
+    ("out", "out to_out o_proj wo out_proj output"),
+    (
+        "attention",
+        "attn self_attn mha MultiHeadAttention_0 MultiHeadDotProductAttention_1 multihead_attn SelfAttention",
+    ),
+    ("mlp", "mlp ff ffn feed_forward feedforward FeedForward"),
+    ("norm", "norm ln layer_norm layernorm LayerNorm_0 BatchNorm bn1 rms_norm"),
+    ("linear", "fc fc1 linear_2 Dense_0 lin1"),
+    ("token", "tok tokens token"),
+]
+
+
+@pytest.mark.parametrize(("meaning", "spellings"), MEANINGS)
+def test_spellings_mean_what_they_should_and_nothing_else(meaning, spellings):
+    for spelling in spellings.split():
+        assert set(names.parse(spelling).words) == {meaning}, spelling
 
 
 # Pairs that names settle: all layers have one shape, so nothing else could.
@@ -144,6 +166,13 @@ def test_layers_that_leave_a_module_for_others_are_refused():
         pairs(torch, flax)
     rules = {"attn.gizmo": "attn.query"}
     assert pairs(torch, flax, rules) == dict(zip(torch, flax, strict=True))
+
+
+def test_modules_of_one_name_that_change_places_are_refused():
+    """`mixer` and `self_attn` are the two the other way round in the port, which only `decoder` shows."""
+    torch = ["decoder.mixer.fc", "self_attn.fc"]
+    with pytest.raises(PlanError, match=r"crossing"):
+        pairs(torch, ["decoder.self_attn.fc", "mixer.fc"])
 
 
 def test_lists_nested_the_other_way_round_need_a_rule():
