@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 
 from attend_jax import private
-from attend_jax.implementations import blockwise, cudnn, einsum, triton
+from attend_jax.implementations import blockwise, cudnn, einsum, tokamax, triton
 from attend_jax.problem import Operands, Problem, Result, partitioned
 
 
@@ -28,6 +28,7 @@ TABLE = (
     Implementation("blockwise", None, blockwise.refusal, blockwise.run),
     Implementation("cudnn", "cuda", cudnn.refusal, cudnn.run),
     Implementation("einsum", None, einsum.refusal, einsum.run),
+    Implementation("tokamax", "cuda", tokamax.refusal, tokamax.run),
     Implementation("triton", "cuda", triton.refusal, triton.run),
 )
 NAMES = ("auto", *sorted(row.name for row in TABLE))
@@ -48,6 +49,17 @@ def _fits(problem: Problem) -> bool:
     return scores_bytes(problem) <= QUADRATIC_LIMIT
 
 
+def _short(problem: Problem) -> bool:
+    """Short on both sides, or a single query: a matrix-vector product."""
+    return max(problem.q_len, problem.kv_len) <= 64 or problem.q_len == 1
+
+
+def _long_full_bias(problem: Problem) -> bool:
+    """No axis of the bias is broadcast: the gradient of all scores, which tokamax writes, is the bias' own."""
+    full = problem.bias_shape == problem.scores_shape and problem.bias_dtype == problem.dtype
+    return full and problem.causal is None and min(problem.q_len, problem.kv_len) >= 1024 and not partitioned()
+
+
 def _bare(problem: Problem) -> bool:
     """What cuDNN does without a detour: no bias, mask or log-sum-exp, and no corner but a square's."""
     square = problem.causal is None or problem.q_len == problem.kv_len
@@ -66,11 +78,10 @@ class Choice:
 
 # The first that fits and does not refuse. Measured with `parity bench`; the figures are in docs/performance.md.
 CHOICES = (
-    Choice(
-        "einsum", "cuda", lambda p: _fits(p) and max(p.q_len, p.kv_len) <= 64, "tiny: one fused pass beats a kernel"
-    ),
-    Choice("einsum", "cuda", lambda p: _fits(p) and p.q_len == 1, "one query: a matrix-vector product"),
+    Choice("triton", "cuda", lambda p: p.is_16_bit and _short(p) and not partitioned(), "short: reads everything once"),
+    Choice("einsum", "cuda", lambda p: _fits(p) and _short(p), "short: one fused pass beats a fused kernel"),
     Choice("cudnn", "cuda", _bare, "16 bits with nothing added: cuDNN's kernel is the fastest"),
+    Choice("tokamax", "cuda", _long_full_bias, "long, with a bias for each batch and head: Mosaic's kernel is faster"),
     Choice("triton", "cuda", lambda p: not partitioned(), "the fastest there is for this on one GPU"),
     Choice("cudnn", "cuda", lambda p: not p.return_logsumexp, "16 bits: a fused kernel, which JAX knows how to shard"),
     Choice("einsum", "cuda", _fits, "its products use the whole GPU, and the scores fit"),

@@ -36,8 +36,9 @@ def run(problem: Problem, operands: Operands) -> Result:
     group = problem.heads // max(problem.kv_heads, 1) or 1
     split, to_scores, to_output = _SUBSCRIPTS[problem.layout]
     factor: Any = problem.scale if scale is None else scale
-    # Where there are fewer keys than features the scores are the smaller array, and the one to be scaled.
-    late = problem.platform == "cpu" and problem.kv_len < problem.head_dim
+    # Where there are fewer keys than features the scores are the smaller array, and the one to be scaled. On a GPU that
+    # is a part of the softmax, while scaling the query is a kernel of its own.
+    late = problem.platform == "cuda" or problem.kv_len < problem.head_dim
     query, remaining = (query, factor) if late else scaled(query, factor, problem)
     scores = jnp.einsum(
         to_scores,

@@ -12,10 +12,11 @@ import pytest
 
 import attend_jax
 from attend_jax import dispatch
-from attend_jax.implementations import blockwise, cudnn, einsum
+from attend_jax.implementations import blockwise, cudnn, einsum, tokamax
 from attend_jax.implementations.triton import plan
 from attend_jax.problem import Problem, Result
 
+NO_TOKAMAX = "tokamax is not installed: pip install 'attend-jax[tokamax]' (Python 3.12, jax 0.11.1)"
 NO_CUDNN, NO_CUDA = "cuDNN is not detected", "there is no CUDA device"
 TINY, LONG = (jax.ShapeDtypeStruct((2, 3, length, 8), jnp.bfloat16) for length in (5, 200))
 BIG = jax.ShapeDtypeStruct((1, 8, 8192, 64), jnp.float32)  # scores of 2 GiB
@@ -33,6 +34,7 @@ def but(problem, **edits):
 def with_gpu(with_cudnn, monkeypatch):  # noqa: ARG001
     """Nothing of what exists on CUDA only is refused for want of a device."""
     monkeypatch.setattr(plan, "_unavailable", lambda: None)
+    monkeypatch.setattr(tokamax, "_unavailable", lambda: None)
     monkeypatch.setattr(cudnn, "_unavailable", lambda problem: None)
 
 
@@ -50,8 +52,9 @@ def test_names_are_auto_and_the_rows_of_the_table():
 # For each row of CHOICES a problem that comes to it.
 CHOSEN = [
     but(PROBLEM, q_len=64, kv_len=64),
-    but(PROBLEM, q_len=1, kv_len=4000),
+    but(PROBLEM, q_len=1, kv_len=4000, dtype=FP32),
     PROBLEM,
+    but(PROBLEM, q_len=1024, kv_len=1024, bias_shape=(2, 3, 1024, 1024), bias_dtype=BF16),
     but(PROBLEM, bias_shape=(1, 3, 200, 200)),
     but(PROBLEM, head_dim=136, bias_shape=(1, 3, 200, 200)),
     but(PROBLEM, dtype=FP64),
@@ -70,6 +73,11 @@ NEIGHBOURS = [
     # (a problem, what auto takes for it): one step beyond a row's condition, another row.
     (but(PROBLEM, q_len=64, kv_len=65), "cudnn"),
     (but(PROBLEM, q_len=2, kv_len=4000), "cudnn"),
+    (but(PROBLEM, q_len=1, kv_len=4000), "triton"),
+    (but(PROBLEM, q_len=64, kv_len=64, dtype=FP32), "einsum"),
+    (but(PROBLEM, q_len=1024, kv_len=1023, bias_shape=(2, 3, 1024, 1023), bias_dtype=BF16), "triton"),
+    (but(PROBLEM, q_len=1024, kv_len=1024, bias_shape=(1, 3, 1024, 1024), bias_dtype=BF16), "triton"),
+    (but(PROBLEM, q_len=1024, kv_len=1024, bias_shape=(2, 3, 1024, 1024), bias_dtype=FP32), "triton"),
     (but(PROBLEM, q_len=2, kv_len=4000, causal="lower_right"), "triton"),
     (but(PROBLEM, dtype=FP32), "triton"),
     (but(PROBLEM, head_dim=128, dtype=FP32), "triton"),
@@ -160,7 +168,8 @@ def test_what_is_chosen_is_what_is_lowered(lowered):
     assert lowered_kernels(lowered, LONG) == lowered_kernels(lowered, wide) == {"cudnn"}
     assert lowered_kernels(lowered, LONG, dropout_rate=0.5, dropout_rng=jax.random.key(0)) == {"triton"}
     assert lowered_kernels(lowered, wide, return_logsumexp=True) == {"triton"}
-    assert lowered_kernels(lowered, TINY) == set()
+    assert lowered_kernels(lowered, TINY) == {"triton"}
+    assert lowered_kernels(lowered, TINY, implementation="einsum") == set()
     assert lowered_kernels(lowered, TINY, implementation="cudnn") == {"cudnn"}
     assert lowered_kernels(lowered, LONG, implementation="einsum") == set()
     assert lowered_kernels(lowered, LONG, implementation="blockwise") == set()
@@ -192,6 +201,7 @@ def test_explain_says_what_runs_and_why_not_the_others():
         {
             "blockwise": "able, but not chosen: auto keeps it for other sizes (long: memory linear in the length)",
             "cudnn": NO_CUDNN,
+            "tokamax": NO_TOKAMAX,
             "triton": NO_CUDA,
         },
     )
@@ -199,6 +209,7 @@ def test_explain_says_what_runs_and_why_not_the_others():
         "einsum runs: short: the scores stay in the cache\n"
         "  blockwise: able, but not chosen: auto keeps it for other sizes (long: memory linear in the length)\n"
         "  cudnn: cuDNN is not detected\n"
+        f"  tokamax: {NO_TOKAMAX}\n"
         "  triton: there is no CUDA device"
     )
 
@@ -216,7 +227,7 @@ def test_explain_goes_by_the_default_device(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     explanation = attend_jax.explain(LONG, LONG, LONG)
     assert explanation.implementation == "cudnn"
-    assert set(explanation.others) == {"blockwise", "einsum", "triton"}
+    assert set(explanation.others) == {"blockwise", "einsum", "tokamax", "triton"}
 
 
 @pytest.mark.parametrize("device", ["a GPU", "none"])

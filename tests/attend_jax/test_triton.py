@@ -16,7 +16,7 @@ import pytest
 
 import attend_jax
 from attend_jax import dropout
-from attend_jax.implementations.triton import plan
+from attend_jax.implementations.triton import plan, small
 from attend_jax.problem import Problem
 from parity import tensors
 from parity.attention import Attention
@@ -35,6 +35,7 @@ SMALL = plan.Tuning(
 def interpreted(monkeypatch):
     monkeypatch.setattr(plan, "INTERPRET", True)
     monkeypatch.setattr(plan, "TUNING", SMALL)
+    monkeypatch.setattr(small, "MAX_LENGTH", 0)
 
 
 @pytest.fixture
@@ -63,6 +64,25 @@ CASES = [f"S1,{text}" for text in CASES]
 @pytest.mark.usefixtures("interpreted")
 def test_the_kernels_give_the_truth(name):
     gives_the_truth(name, implementation="triton")
+
+
+# One tile holds the scores of a head, and one kernel the backward pass; `programs` share (batch, head) unevenly.
+ONE_TILE = [
+    "i=37,j=53,d=24,e=40,scale=0.7",
+    "i=16,j=16,bias=hij,causal=1,dtype=bfloat16,bias_dtype=float32",
+    "i=53,j=37,kv=4,bias=bhij,causal=1,layout=bnhd,lse=1",
+    "i=13,j=64,b=5,bias=b1ij,mask=bhij,values=empty-row,dropout=0.3",
+    "i=1,j=3,b=5,bias=ij,causal=upper_left,mask=j,values=empty-row,lse=1,dtype=float16",
+]
+
+
+@pytest.mark.parametrize("name", ONE_TILE)
+@pytest.mark.parametrize("programs", [1, 8, 8192])
+@pytest.mark.usefixtures("interpreted")
+def test_the_backward_pass_in_one_tile_gives_the_truth(name, programs, monkeypatch):
+    monkeypatch.setattr(small, "MAX_LENGTH", 64)
+    monkeypatch.setattr(small, "_PROGRAMS", programs)
+    gives_the_truth(f"S1,{name}", implementation="triton")
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -137,8 +157,13 @@ LOWERINGS = [
     ({"dtype": "bfloat16", "bias": "bh1j", "mask": "j", "kv_heads": 1}, {"causal": True}),
     ({"dtype": "float16", "bias": "i1", "bias_dtype": "float32", "mask": "bhi1"}, {"causal": True, "scale": 0.3}),
     ({"dtype": "float32", "bias": "1111", "layout": "bnhd", "head_dim": 8}, {"dropout_rate": 0.3}),
-    ({"dtype": "bfloat16", "bias": "ij", "q_len": 16, "kv_len": 16}, {"dropout_rate": 1.0}),
+    ({"dtype": "bfloat16", "bias": "ij", "q_len": 16, "kv_len": 65}, {"dropout_rate": 1.0}),
     ({"dtype": "float32", "dropout_mask": "bhij", "q_len": 1}, {"dropout_rate": 0.3, "causal": True}),
+]
+ONE_TILE_LOWERINGS = [
+    ({"dtype": "bfloat16", "bias": "hij", "q_len": 16, "kv_len": 16, "bias_dtype": "float32"}, {"dropout_rate": 1.0}),
+    ({"dtype": "float16", "bias": "b1ij", "q_len": 7, "kv_len": 64, "layout": "bnhd"}, {"causal": True}),
+    ({"dtype": "float32", "mask": "bhij", "q_len": 64, "kv_len": 40, "head_dim": 24}, {"return_logsumexp": True}),
 ]
 
 
@@ -186,6 +211,14 @@ def test_triton_takes_the_kernels(sizes, options):
         assert text.count(f'name = "attend_{kernel}"') == 1
     # Only a bias with both lengths has a gradient of its own; the others are sums that dq and dkv leave behind.
     assert text.count('name = "attend_dbias_kernel"') == (sizes.get("bias", "")[-2:] == "ij")
+
+
+@pytest.mark.parametrize(("sizes", "options"), ONE_TILE_LOWERINGS, ids=lambda part: ",".join(map(str, part.values())))
+@pytest.mark.usefixtures("with_gpu")
+def test_triton_takes_the_kernel_of_one_tile_and_there_is_no_other(sizes, options):
+    text = lowered(sizes, options)
+    assert text.count('name = "attend_') == text.count('name = "attend_forward_kernel"') + 1
+    assert text.count('name = "attend_small_kernel"') == 1
 
 
 @pytest.mark.usefixtures("with_gpu")

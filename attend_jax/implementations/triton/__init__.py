@@ -8,7 +8,9 @@ accurate to fp32. Gradients are deterministic.
     tiles     what the kernels share
     loops     which tiles they visit
     forward   the forward kernel
-    backward  the backward kernels
+    backward  the backward kernels of query, key and value
+    dbias     that of the bias
+    small     all of them in one, for short sequences
     driver    the function with its gradient
 
 The kernels have no forward mode and no second derivatives: `implementation="einsum"` has both. In `jax.shard_map` they

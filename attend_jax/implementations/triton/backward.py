@@ -2,7 +2,8 @@
 
     dq      a program takes a block of queries over the keys that it sees
     dkv     a program takes a block of keys over the queries that see it, of all heads of its group
-    dbias   a program takes a tile of the bias over the batches and heads that share it
+    dbias   a program takes a tile of the bias over the batches and heads that share it (dbias.py)
+    small   all of them at once, where one tile holds all scores of a head (small.py)
 
 With p the weights, dp = cotangent · valueᵀ (dropped as the weights were) and delta = rowsum(output * cotangent) less
 the log-sum-exp's cotangent: dscores = p * (dp - delta), dvalue = pᵀ · cotangent, dquery = scale * dscores · key.
@@ -10,28 +11,27 @@ the log-sum-exp's cotangent: dscores = p * (dp - delta), dvalue = pᵀ · cotang
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
 from attend_jax.implementations.triton import loops, tiles
 from attend_jax.implementations.triton.plan import Plan, padded
 from attend_jax.implementations.triton.tiles import Inputs, Saved, Span, Tile
 
-# Programs that are enough to fill a GPU: fewer tiles of the bias than this share their sum among several.
-_PROGRAMS = 512
 
+def weights_and_dscores(
+    plan: Plan, inputs: Inputs, saved: Saved, tile: Tile, reads: tuple[Any, Any, Any, Any], scale: Any,
+    *, whole_rows: bool = False,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """The weights of a tile, as they multiply the values, and the gradient to its scores.
 
-def _weights(
-    plan: Plan, inputs: Inputs, saved: Saved, tile: Tile, reads: tuple[Any, Any, Any, Any], scale: Any
-) -> tuple[jax.Array, jax.Array]:
-    """The weights of a tile, as they multiply the values, and the gradient to its scores."""
+    `whole_rows`: the tile has all columns, so that rowsum(output * cotangent) = rowsum(weights * dweights) is at hand
+    and `saved.delta` holds the rest of delta only.
+    """
     query, key, value, cotangent = reads
     logsumexp = tile.down(tiles.read_rows(saved.logsumexp, tile.batch, tile.head, tile.rows, math.inf))
     delta = tile.down(tiles.read_rows(saved.delta, tile.batch, tile.head, tile.rows, 0.0))
@@ -43,6 +43,8 @@ def _weights(
     keep = tiles.kept(plan, inputs, tile)
     if keep is not None:
         dweights = jnp.where(keep, dweights * plan.kept_factor, 0.0)
+    if whole_rows:
+        delta = delta + jnp.sum(weights * dweights, axis=1, keepdims=True)
     dscores = weights * (dweights - delta)
     if plan.may_be_empty:  # uniform (S4), while the zeros above pass nothing to the scores
         weights = jnp.where(logsumexp == math.inf, 1 / plan.problem.kv_len, weights)
@@ -82,7 +84,7 @@ def dq_kernel(plan: Plan, inputs: Inputs, saved: Saved, dquery_ref: Any, *sum_re
             tile = Tile(batch, head, rows, columns, diagonal=edge, last=edge)
             key = tiles.read(plan, inputs.key, batch, key_head, columns, full=not edge)
             value = tiles.read(plan, inputs.value, batch, key_head, columns, full=not edge)
-            _, dscores = _weights(plan, inputs, saved, tile, (query, key, value, cotangent), scale)
+            _, dscores = weights_and_dscores(plan, inputs, saved, tile, (query, key, value, cotangent), scale)
             total = carry[0] + tiles.dot(plan, dscores.astype(key.dtype), key)
             return (total, *(rest + jnp.sum(dscores, axis=1) for rest in carry[1:]))
 
@@ -127,7 +129,7 @@ def dkv_kernel(plan: Plan, inputs: Inputs, saved: Saved, dkey_ref: Any, dvalue_r
                 tile = Tile(batch, head, rows, columns, diagonal=edge, transposed=True)
                 query = tiles.read(plan, inputs.query, batch, head, rows)
                 cotangent = tiles.read(plan, saved.cotangent, batch, head, rows)
-                weights, dscores = _weights(plan, inputs, saved, tile, (query, key, value, cotangent), scale)
+                weights, dscores = weights_and_dscores(plan, inputs, saved, tile, (query, key, value, cotangent), scale)
                 dvalue = dvalue + tiles.dot(plan, weights.astype(cotangent.dtype), cotangent)
                 dkey = dkey + tiles.dot(plan, dscores.astype(query.dtype), query)
                 return (dkey, dvalue, *(sums + jnp.sum(dscores, axis=1) for sums in rest))
@@ -150,96 +152,3 @@ def dkv_kernel(plan: Plan, inputs: Inputs, saved: Saved, dkey_ref: Any, dvalue_r
         dkey, dvalue = lax.fori_loop(jnp.int32(0), jnp.int32(plan.group), one_head, totals)
     tiles.write(plan, dkey_ref, batch, key_head, columns, dkey * scale)
     tiles.write(plan, dvalue_ref, batch, key_head, columns, dvalue)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shares:
-    """How a bias' gradient is divided among programs: a tile and `own` axes each, summed over the `shared` ones.
-
-    The sum is further split in `splits` where there would otherwise be too few programs; these are added up after.
-    """
-
-    batch: int
-    heads: int
-    q_tiles: int
-    k_tiles: int
-    own_batch: int
-    own_heads: int
-
-    @property
-    def shared(self) -> int:
-        return self.batch * self.heads // (self.own_batch * self.own_heads)
-
-    @property
-    def splits(self) -> int:
-        programs = self.q_tiles * self.k_tiles * self.own_batch * self.own_heads
-        return max(1, min(self.shared, _PROGRAMS // programs))
-
-
-def _shares(plan: Plan) -> _Shares:
-    problem, blocks = plan.problem, plan.blocks("dbias")
-    assert problem.bias_shape is not None
-    tiling = -(-problem.q_len // blocks.q), -(-problem.kv_len // blocks.k)
-    return _Shares(problem.batch, problem.heads, *tiling, *problem.bias_shape[:2])
-
-
-def dbias(plan: Plan, inputs: Inputs, saved: Saved) -> jax.Array:
-    """The gradient of a bias that has both rows and columns."""
-    problem, shares = plan.problem, _shares(plan)
-    grid = (shares.k_tiles, shares.q_tiles, shares.own_batch * shares.own_heads * shares.splits)
-    dtype = problem.bias_dtype if shares.splits == 1 else jnp.float32
-    out = jax.ShapeDtypeStruct((shares.splits, *inputs.bias.shape), dtype)
-    parts = tiles.call(dbias_kernel, plan, plan.blocks("dbias"), grid, (inputs, saved), [out])[0]
-    return parts[0] if shares.splits == 1 else jnp.sum(parts, axis=0).astype(problem.bias_dtype)
-
-
-def dbias_kernel(plan: Plan, inputs: Inputs, saved: Saved, dbias_ref: Any) -> None:
-    problem, blocks, shares = plan.problem, plan.blocks("dbias"), _shares(plan)
-    columns = Span(pl.program_id(0) * blocks.k, blocks.k, problem.kv_len)
-    rows = Span(pl.program_id(1) * blocks.q, blocks.q, problem.q_len)
-    own, split = _divmod(pl.program_id(2), shares.splits)
-    own_batch, own_head = _divmod(own, shares.own_heads)
-    scale = tiles.scale_of(plan, inputs, own)
-
-    def body(edge: bool) -> Any:
-        def step(index: jax.Array, total: jax.Array) -> jax.Array:
-            other_batch, other_head = _divmod(index, problem.heads // shares.own_heads)
-            batch = own_batch if shares.own_batch > 1 else other_batch
-            head = own_head if shares.own_heads > 1 else other_head
-            key_head = tiles.key_head(plan, head)
-            tile = Tile(batch, head, rows, columns, diagonal=edge)
-            reads = (
-                tiles.read(plan, inputs.query, batch, head, rows),
-                tiles.read(plan, inputs.key, batch, key_head, columns),
-                tiles.read(plan, inputs.value, batch, key_head, columns),
-                tiles.read(plan, saved.cotangent, batch, head, rows),
-            )
-            return total + _weights(plan, inputs, saved, tile, reads, scale)[1]
-
-        return step
-
-    share = -(-shares.shared // shares.splits)
-    start = split * share
-    stop = jnp.minimum(start + share, shares.shared)
-    total = jnp.zeros((blocks.q, blocks.k), jnp.float32)
-    if plan.offset is None:
-        total = lax.fori_loop(start, stop, body(False), total)
-    else:  # one of the loops is empty, and both are beyond the diagonal
-        first, last = rows.start + plan.offset, rows.start + (blocks.q - 1 + plan.offset)
-        clear = columns.start + (blocks.k - 1) <= first
-        seen = columns.start <= last
-        total = lax.fori_loop(start, jnp.where(clear, stop, start), body(False), total)
-        total = lax.fori_loop(start, jnp.where(seen & ~clear, stop, start), body(True), total)
-    index = (split, tiles.pick(own_batch, shares.own_batch), tiles.pick(own_head, shares.own_heads))
-    mask = tiles.both(
-        None if rows.inside is None else rows.inside[:, None],
-        None if columns.inside is None else columns.inside[None, :],
-    )
-    plgpu.store(dbias_ref.at[(*index, rows.slice, columns.slice)], total.astype(dbias_ref.dtype), mask=mask)
-
-
-def _divmod(index: jax.Array, by: int) -> tuple[jax.Array, jax.Array]:
-    """Of a traced number that is not negative."""
-    if by == 1:
-        return index, index * 0
-    return lax.div(index, jnp.int32(by)), lax.rem(index, jnp.int32(by))

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from attend_jax import dropout, masks
-from attend_jax.implementations.triton import backward, forward, plan
+from attend_jax.implementations.triton import backward, forward, plan, small
+from attend_jax.implementations.triton.dbias import dbias as dbias_of_tiles
 from attend_jax.implementations.triton.plan import Plan
 from attend_jax.implementations.triton.tiles import Inputs, Saved
 from attend_jax.problem import Operands, Problem, Result
@@ -63,26 +64,40 @@ def _attention_fwd(static: Plan, inputs: Inputs) -> Any:
 def _attention_bwd(static: Plan, residuals: Any, cotangents: Any) -> tuple[Inputs]:
     inputs, output, logsumexp = residuals
     cotangent, dlogsumexp = cotangents
-    delta = jnp.sum(output.astype(jnp.float32) * cotangent.astype(jnp.float32), axis=3)
-    if static.problem.layout == "bnhd":
-        delta = delta.swapaxes(1, 2)
-    saved = Saved(cotangent, logsumexp, delta - dlogsumexp)
-    dquery, row_sums = backward.dq(static, inputs, saved)
-    dkey, dvalue, column_sums = backward.dkv(static, inputs, saved)
+    if small.fits(static):
+        saved = Saved(cotangent, logsumexp, -dlogsumexp)
+        dquery, dkey, dvalue, dbias = small.small(static, inputs, saved)
+    else:
+        saved = Saved(cotangent, logsumexp, _delta(static, output, cotangent) - dlogsumexp)
+        dquery, row_sums = backward.dq(static, inputs, saved)
+        dkey, dvalue, column_sums = backward.dkv(static, inputs, saved)
+        dbias = _dbias(static, inputs, saved, row_sums, column_sums)
     dscale = None
     if inputs.scale is not None:
         dscale = jnp.sum(inputs.query.astype(jnp.float32) * dquery).reshape(1)
         dquery = (dquery * inputs.scale).astype(inputs.query.dtype)
-    dbias = None
-    if static.dbias == "tiles":
-        dbias = backward.dbias(static, inputs, saved)
-    elif inputs.bias is not None:
-        per_head, axis = (row_sums, 3) if static.dbias == "rows" else (column_sums, 2)
-        assert per_head is not None
-        sums = jnp.expand_dims(per_head, axis)
-        shared = [axis for axis in range(4) if inputs.bias.shape[axis] == 1]
-        dbias = jnp.sum(sums, axis=shared, keepdims=True).astype(inputs.bias.dtype)
     return (Inputs(dquery, dkey, dvalue, bias=dbias, scale=dscale),)
+
+
+def _delta(static: Plan, output: jax.Array, cotangent: jax.Array) -> jax.Array:
+    """rowsum(output * cotangent) as (b h i)."""
+    delta = jnp.sum(output.astype(jnp.float32) * cotangent.astype(jnp.float32), axis=3)
+    return delta.swapaxes(1, 2) if static.problem.layout == "bnhd" else delta
+
+
+def _dbias(
+    static: Plan, inputs: Inputs, saved: Saved, row_sums: jax.Array | None, column_sums: jax.Array | None
+) -> jax.Array | None:
+    """From a kernel of its own, or, where a length is broadcast, from the sums that another kernel made."""
+    if static.dbias is None:
+        return None
+    if static.dbias == "tiles":
+        return dbias_of_tiles(static, inputs, saved)
+    per_head, axis = (row_sums, 3) if static.dbias == "rows" else (column_sums, 2)
+    assert per_head is not None
+    sums = jnp.expand_dims(per_head, axis)
+    shared = [axis for axis in range(4) if inputs.bias.shape[axis] == 1]
+    return jnp.sum(sums, axis=shared, keepdims=True).astype(inputs.bias.dtype)
 
 
 _attention.defvjp(_attention_fwd, _attention_bwd)

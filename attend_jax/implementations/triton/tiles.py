@@ -198,8 +198,8 @@ def both(first: jax.Array | None, second: jax.Array | None) -> jax.Array | None:
     return second if first is None else first if second is None else first & second
 
 
-def dot(plan: Plan, a: jax.Array, b: jax.Array, *, trans_b: bool = False) -> jax.Array:
-    return plgpu.dot(a, b, trans_b=trans_b, precision=plan.precision)
+def dot(plan: Plan, a: jax.Array, b: jax.Array, *, trans_a: bool = False, trans_b: bool = False) -> jax.Array:
+    return plgpu.dot(a, b, trans_a=trans_a, trans_b=trans_b, precision=plan.precision)
 
 
 def scale_of(plan: Plan, inputs: Inputs, batch: jax.Array) -> Any:
