@@ -54,12 +54,6 @@ def _short(problem: Problem) -> bool:
     return max(problem.q_len, problem.kv_len) <= 64 or problem.q_len == 1
 
 
-def _long_full_bias(problem: Problem) -> bool:
-    """No axis of the bias is broadcast: the gradient of all scores, which tokamax writes, is the bias' own."""
-    full = problem.bias_shape == problem.scores_shape and problem.bias_dtype == problem.dtype
-    return full and problem.causal is None and min(problem.q_len, problem.kv_len) >= 1024 and not partitioned()
-
-
 def _bare(problem: Problem) -> bool:
     """What cuDNN does without a detour: no bias, mask or log-sum-exp, and no corner but a square's."""
     square = problem.causal is None or problem.q_len == problem.kv_len
@@ -81,7 +75,6 @@ CHOICES = (
     Choice("triton", "cuda", lambda p: p.is_16_bit and _short(p) and not partitioned(), "short: reads everything once"),
     Choice("einsum", "cuda", lambda p: _fits(p) and _short(p), "short: one fused pass beats a fused kernel"),
     Choice("cudnn", "cuda", _bare, "16 bits with nothing added: cuDNN's kernel is the fastest"),
-    Choice("tokamax", "cuda", _long_full_bias, "long, with a bias for each batch and head: Mosaic's kernel is faster"),
     Choice("triton", "cuda", lambda p: not partitioned(), "the fastest there is for this on one GPU"),
     Choice("cudnn", "cuda", lambda p: not p.return_logsumexp, "16 bits: a fused kernel, which JAX knows how to shard"),
     Choice("einsum", "cuda", _fits, "its products use the whole GPU, and the scores fit"),

@@ -115,7 +115,7 @@ def explain(
     blockwise runs: long: memory linear in the length
       cudnn: takes float16 and bfloat16 only; got float32
       einsum: able, but not chosen: auto keeps it for other sizes (short: the scores stay in the cache)
-      tokamax: takes float16 and bfloat16 only; got float32
+      tokamax: is proved for bfloat16 only; got float32
       triton: there is no CUDA device
     """
     cut = shards.of(query, sharding, layout)

@@ -1,9 +1,10 @@
 """Attention by tokamax's Mosaic kernels for Hopper and Blackwell: an optional extra, `attend-jax[tokamax]`.
 
 Only its public function is called. What its arguments cannot say exactly as S1 to S17 have it is refused, and not
-rewritten: masks and rows that are masked to nothing, causal rectangles, dropout, the log-sum-exp. A bias may broadcast
-over any axis and has its gradient; for that the kernel writes the gradient of all scores, in the bias' dtype: memory is
-linear in the length only without one. No forward mode and no second derivatives; `implementation="einsum"` has both.
+rewritten: masks and rows that are masked to nothing, causal rectangles, dropout, the log-sum-exp. What its kernels get
+wrong is refused too. A bias may broadcast over batch and heads and has its gradient; for that the kernel writes the
+gradient of all scores, in the bias' dtype: memory is linear in the length only without one. No forward mode and no
+second derivatives; `implementation="einsum"` has both.
 
 https://github.com/openxla/tokamax
 """
@@ -21,18 +22,25 @@ import jax.numpy as jnp
 from attend_jax.problem import Operands, Problem, Result
 
 MAX_HEAD_SIZE = 128
+# What the backward kernels of tokamax 0.0.17 take in one step: beyond the end of a length that is no multiple of it
+# they seem to read what lies there, and the gradients of key and value may be NaN (docs/evidence/h200).
+_STEP = 128
 # The kernels that have a backward pass are written for these two, major version of the compute capability.
 _CAPABILITIES = (9, 10)
 
 
 def refusal(problem: Problem) -> str | None:
     """Why tokamax cannot do this here, found out without tracing the problem."""
-    if not jnp.issubdtype(problem.dtype, jnp.floating) or not problem.is_16_bit:
-        return f"takes float16 and bfloat16 only; got {problem.dtype}"
+    if problem.dtype != jnp.bfloat16:
+        return f"is proved for bfloat16 only; got {problem.dtype}"
     if not all(isinstance(size, int) for size in (*problem.scores_shape, problem.kv_heads)):
         return "takes no symbolic sizes"
     if 0 in (*problem.scores_shape, problem.value_dim):
         return "takes no empty arrays"
+    if problem.q_len % _STEP or problem.kv_len % _STEP:
+        return f"reads beyond lengths that are no multiples of {_STEP}; got {problem.q_len} and {problem.kv_len}"
+    if problem.bias_shape is not None and 1 in problem.bias_shape[2:]:
+        return "is not proved for a bias that broadcasts over a length"
     if problem.head_dim != problem.value_dim or problem.head_dim > MAX_HEAD_SIZE:
         return f"takes equal head sizes of at most {MAX_HEAD_SIZE}; got {problem.head_dim} and {problem.value_dim}"
     if problem.mask_shape is not None:

@@ -16,7 +16,7 @@ from attend_jax.implementations import blockwise, cudnn, einsum, tokamax
 from attend_jax.implementations.triton import plan
 from attend_jax.problem import Problem, Result
 
-NO_TOKAMAX = "tokamax is not installed: pip install 'attend-jax[tokamax]' (Python 3.12, jax 0.11.1)"
+NO_TOKAMAX = "reads beyond lengths that are no multiples of 128; got 5 and 5"
 NO_CUDNN, NO_CUDA = "cuDNN is not detected", "there is no CUDA device"
 TINY, LONG = (jax.ShapeDtypeStruct((2, 3, length, 8), jnp.bfloat16) for length in (5, 200))
 BIG = jax.ShapeDtypeStruct((1, 8, 8192, 64), jnp.float32)  # scores of 2 GiB
@@ -54,7 +54,6 @@ CHOSEN = [
     but(PROBLEM, q_len=64, kv_len=64),
     but(PROBLEM, q_len=1, kv_len=4000, dtype=FP32),
     PROBLEM,
-    but(PROBLEM, q_len=1024, kv_len=1024, bias_shape=(2, 3, 1024, 1024), bias_dtype=BF16),
     but(PROBLEM, bias_shape=(1, 3, 200, 200)),
     but(PROBLEM, head_dim=136, bias_shape=(1, 3, 200, 200)),
     but(PROBLEM, dtype=FP64),
@@ -75,9 +74,7 @@ NEIGHBOURS = [
     (but(PROBLEM, q_len=2, kv_len=4000), "cudnn"),
     (but(PROBLEM, q_len=1, kv_len=4000), "triton"),
     (but(PROBLEM, q_len=64, kv_len=64, dtype=FP32), "einsum"),
-    (but(PROBLEM, q_len=1024, kv_len=1023, bias_shape=(2, 3, 1024, 1023), bias_dtype=BF16), "triton"),
-    (but(PROBLEM, q_len=1024, kv_len=1024, bias_shape=(1, 3, 1024, 1024), bias_dtype=BF16), "triton"),
-    (but(PROBLEM, q_len=1024, kv_len=1024, bias_shape=(2, 3, 1024, 1024), bias_dtype=FP32), "triton"),
+    (but(PROBLEM, dtype=FP32, dropout="rng", dropout_rate=0.1), "einsum"),
     (but(PROBLEM, q_len=2, kv_len=4000, causal="lower_right"), "triton"),
     (but(PROBLEM, dtype=FP32), "triton"),
     (but(PROBLEM, head_dim=128, dtype=FP32), "triton"),

@@ -70,7 +70,8 @@ def _of(plan: Plan) -> Shares:
     problem, blocks = plan.problem, plan.blocks("dbias")
     assert problem.bias_shape is not None
     tiling = -(-problem.q_len // blocks.q), -(-problem.kv_len // blocks.k)
-    return Shares(problem.batch, problem.heads, *tiling, *problem.bias_shape[:2], programs=_PROGRAMS)
+    own_batch, own_heads, *_ = problem.bias_shape
+    return Shares(problem.batch, problem.heads, *tiling, own_batch, own_heads, _PROGRAMS)
 
 
 def dbias(plan: Plan, inputs: Inputs, saved: Saved) -> jax.Array:

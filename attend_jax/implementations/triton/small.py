@@ -26,16 +26,19 @@ _PROGRAMS = 8192
 
 
 def fits(plan: Plan) -> bool:
-    """Whether a tile holds the scores, and each (batch, head) its own key; a bias' gradient is summed over tiles."""
+    """Whether a tile holds the scores, and each (batch, head) its own key; a bias' gradient is summed over tiles.
+
+    Not with the generator in it: that was not seen to end on a GPU.
+    """
     problem = plan.problem
     short = max(problem.q_len, problem.kv_len, problem.head_dim, problem.value_dim) <= MAX_LENGTH
-    return short and plan.group == 1 and plan.dbias in (None, "tiles")
+    return short and plan.group == 1 and problem.dropout != "rng" and plan.dbias in (None, "tiles")
 
 
 def _shares(plan: Plan) -> Shares:
     problem = plan.problem
-    own = problem.scores_shape[:2] if problem.bias_shape is None else problem.bias_shape[:2]
-    return Shares(problem.batch, problem.heads, 1, 1, *own, programs=_PROGRAMS)
+    own_batch, own_heads, *_ = problem.bias_shape or problem.scores_shape
+    return Shares(problem.batch, problem.heads, 1, 1, own_batch, own_heads, _PROGRAMS)
 
 
 def _blocks(plan: Plan) -> Blocks:
