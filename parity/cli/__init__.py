@@ -1,0 +1,9 @@
+"""The command line: it parses, calls, prints, and chooses the exit code. Frameworks are loaded in workers only.
+
+One file a command; what several of them take is in options.py, and which cases that means in choice.py.
+"""
+
+from parity.cli import bench, doctor, mutate, run, show
+from parity.cli.app import app, main
+
+__all__ = ["app", "bench", "doctor", "main", "mutate", "run", "show"]
