@@ -64,8 +64,9 @@ def pair_plans(
             reference=PairSide(pair.spec, "torch", seed),
             candidate=PairSide(pair.spec, "flax", seed),
             seed=seed,
-            notes=tuple(f"differs on purpose: {words}" for words in pair.differs),
+            notes=pair.notes,
             rules=pair.rules,
+            ignore=pair.ignore,
             **options,
         )
         for pair in found

@@ -1,8 +1,9 @@
-"""A pair's cases: one for each of its sizes and dtypes."""
+"""A pair's cases: one for each of its modes, dtypes and sizes."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -18,9 +19,10 @@ _DTYPES = {"int": "int32", "bool": "bool"}
 
 @dataclasses.dataclass(frozen=True)
 class PairCase(Case):
-    """A case of a pair; `run_dtype` is that of the real inputs and of all weights."""
+    """A case of a pair; `run_dtype` is that of the real inputs and of all weights, `mode` "eval" or "train"."""
 
     run_dtype: str = "float32"
+    mode: str = "eval"
 
     @property
     def dtype(self) -> str:
@@ -30,9 +32,11 @@ class PairCase(Case):
 def cases(spec: str, pair: Pair, dtypes: Sequence[str]) -> list[PairCase]:
     """All cases of the pair that a whole SPEC names, in the dtypes that were asked for, else in its own."""
     found = []
-    for dtype in dtypes or pair.dtypes or ("float32",):
+    for mode, dtype in itertools.product(pair.modes, dtypes or pair.dtypes or ("float32",)):
         for sizes in pair.runs:
             words = [label(spec), *(f"{axis}={size}" for axis, size in sizes.items())]
+            words += [f"dtype={dtype}"] if dtype != "float32" else []
+            words += [f"mode={mode}"] if mode != "eval" else []
             tensors = [
                 TensorSpec(
                     name,
@@ -44,8 +48,7 @@ def cases(spec: str, pair: Pair, dtypes: Sequence[str]) -> list[PairCase]:
                 )
                 for name, given in pair.inputs.items()
             ]
-            name = ",".join([*words, *([f"dtype={dtype}"] if dtype != "float32" else [])])
-            found.append(PairCase(name, tuple(tensors), {}, kind="pair", run_dtype=dtype))
+            found.append(PairCase(",".join(words), tuple(tensors), {}, kind="pair", run_dtype=dtype, mode=mode))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,9 +16,10 @@ from flax import linen, nnx
 from parity import tensors, worker_jax
 from parity.messages import Options
 from parity.pairs.cases import cases, cotangent
-from parity.pairs.messages import PairJob, PairSide
+from parity.pairs.messages import PairJob, PairSide, random_words
 from parity.pairs.nested import flatten
-from parity.pairs.pair import Pair
+from parity.pairs.pair import Pair, takes_dtype
+from parity.spec import EVALUATION, TRAINING
 from parity.weights import files
 from parity.weights import flax_side as weights
 
@@ -31,42 +33,38 @@ def environment() -> dict[str, str]:
 
 
 class Made:
-    """The Flax module of a pair, in evaluation."""
+    """The Flax module of a pair. It stays as it was made, whatever is run: calls are given copies."""
 
     def __init__(self, pair: Pair, side: PairSide) -> None:
-        self.pair, self.module = pair, pair.flax()
-        self._held: str | None = None
-        if isinstance(self.module, nnx.Module):
-            self.module.eval()
-            self._model: Any = self.module
-        elif isinstance(self.module, linen.Module):
-            example = tensors.make(cases(side.pair, pair, ())[0], side.seed)
-            inputs = {name: jnp.asarray(array) for name, array in example.items()}
-            options: dict[str, Any] = inputs | {"method": functools.partial(_called, pair)}
-            self._model = weights.Linen.of(self.module, **options)
-        else:
-            raise TypeError(f"expected an nnx.Module or a linen.Module, got {type(self.module).__name__}")
+        self.pair, self._side = pair, side
+        self._dtype = self._held = ""
+        self._make("float32")
 
     def described(self) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
         return weights.describe(self._model), {}
 
     def run(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """Results of the case: outputs, gradients of inputs, and of parameters by their own paths."""
+        """Results of the case: outputs, gradients of inputs, and, by their own paths, gradients of parameters and in
+        training the buffers after the step."""
         assert job.weights is not None
+        if takes_dtype(self.pair.flax) and job.case.run_dtype != self._dtype:
+            self._make(job.case.run_dtype)
         if job.weights != self._held:
             self._take(files.read(job.weights))
             self._held = job.weights
         inputs = {name: jnp.asarray(array) for name, array in job.arrays.items()}
         differentiated = {name: inputs.pop(name) for name in job.case.named("input")}
-        call, parameters = self._function(job.case.run_dtype)
+        train = job.case.mode == "train"
+        form = self._linen(job, train) if isinstance(self._model, weights.Linen) else self._nnx(job, train)
 
-        def outputs(differentiated: Any, parameters: Any, constants: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-            found = call(parameters, **differentiated, **constants)
+        def outputs(differentiated: Any, parameters: Any, constants: Any, streams: Any) -> tuple[Any, Any]:
+            found, buffers = form.call(parameters, streams, **differentiated, **constants)
             real = {name: x for name, x in found.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
-            return real, {name: x for name, x in found.items() if name not in real}
+            whole = {name: x for name, x in found.items() if name not in real}
+            return real, whole | ({f"buffer({name})": x for name, x in buffers.items()} if train else {})
 
-        def step(differentiated: Any, parameters: Any, constants: Any) -> dict[str, Any]:
-            function = functools.partial(outputs, constants=constants)
+        def step(differentiated: Any, parameters: Any, constants: Any, streams: Any) -> dict[str, Any]:
+            function = functools.partial(outputs, constants=constants, streams=streams)
             real, vjp, rest = jax.vjp(function, differentiated, parameters, has_aux=True)
             cotangents = {
                 name: jnp.asarray(cotangent(job.seed, job.case.name, name, x.shape, job.case.run_dtype), x.dtype)
@@ -76,48 +74,138 @@ class Made:
             found = real | rest | {"d" + name: gradient for name, gradient in of_inputs.items()}
             return found | {f"d({name})": gradient for name, gradient in of_parameters.items()}
 
-        results = jax.jit(step)(differentiated, parameters, inputs)
+        program = jax.jit(step)
+        results = program(differentiated, form.parameters, inputs, form.streams)
+        if jax.tree.leaves(form.streams):
+            others = program(differentiated, form.parameters, inputs, form.other_streams)
+            for name in results:
+                if name.startswith("output") and not np.array_equal(results[name], others[name], equal_nan=True):
+                    raise ValueError(random_words("flax", job.case.mode, name, self._dropouts()))
         jax.clear_caches()
         return {name: np.asarray(array) for name, array in results.items()}, ()
 
+    def _make(self, dtype: str) -> None:
+        factory = self.pair.flax
+        self.module = factory(dtype=getattr(jnp, dtype)) if takes_dtype(factory) else factory()
+        self._dtype, self._held = dtype, ""
+        if isinstance(self.module, nnx.Module):
+            self.module.eval()
+            self._model: Any = self.module
+        elif isinstance(self.module, linen.Module):
+            example = tensors.make(cases(self._side.pair, self.pair, (dtype,))[0], self._side.seed)
+            inputs = {name: jnp.asarray(array) for name, array in example.items()}
+            options: dict[str, Any] = inputs | {"method": functools.partial(called, self.pair, False)}
+            self._model = weights.Linen.of(self.module, **options)
+        else:
+            raise TypeError(f"expected an nnx.Module or a linen.Module, got {type(self.module).__name__}")
+
     def _take(self, given: Mapping[str, np.ndarray]) -> None:
         """The weights that the map has; what it leaves as it is, it has accounted for."""
-        known = {tensor.path for layer in weights.describe(self._model) for tensor in layer.tensors.values()}
-        loaded = weights.load(self._model, given, keep=known - given.keys())
+        found = [tensor for layer in weights.describe(self._model) for tensor in layer.tensors.values()]
+        dtypes = {name: tensor.dtype for tensor in found for name in (tensor.path, *tensor.names)}
+        # They have been rounded to the dtype of the run, and a module that was told it may hold them in that.
+        typed = {name: array.astype(dtypes[name]) for name, array in given.items()}
+        loaded = weights.load(self._model, typed, keep=dtypes.keys() - given.keys())
         if isinstance(self._model, weights.Linen):
             self._model = dataclasses.replace(self._model, variables=loaded)
 
-    def _function(self, dtype: str) -> tuple[Any, dict[str, jax.Array]]:
-        """f(parameters by path, **inputs) -> outputs by name, and the parameters; all real numbers in the dtype."""
-        if isinstance(self._model, weights.Linen):
-            return self._linen(jax.tree.map(functools.partial(_as, dtype=dtype), dict(self._model.variables)))
-        graph, state, rest = (*nnx.split(self.module, nnx.Param, ...),)
-        rest = jax.tree.map(functools.partial(_as, dtype=dtype), rest)  # torch casts running statistics, too
-        flat = dict(nnx.to_flat_state(state))
+    def _nnx(self, job: PairJob, train: bool) -> Form:
+        self.module.train() if train else self.module.eval()
+        cast = functools.partial(_as, dtype=job.case.run_dtype)
+        graph, state, streams, rest = nnx.split(self.module, nnx.Param, nnx.RngState, ...)
+        rest = jax.tree.map(cast, rest)  # torch casts running statistics, too
+        flat, buffers = dict(nnx.to_flat_state(state)), _arrays(rest)
         paths = {".".join(map(str, path)): path for path in flat}
 
-        def call(parameters: Mapping[str, jax.Array], **inputs: Any) -> dict[str, Any]:
+        def call(parameters: Mapping[str, jax.Array], streams: Any, **inputs: Any) -> tuple[Any, Any]:
             replaced = {path: flat[path].replace(parameters[name]) for name, path in paths.items()}
-            # A copy, or counters of random streams would be changed from within the trace.
-            module = nnx.merge(graph, nnx.from_flat_state(replaced), rest, copy=True)
-            return _checked(_called(self.pair, module, **inputs))
+            # A copy, or buffers and counters of random streams would be changed from within the trace.
+            module = nnx.merge(graph, nnx.from_flat_state(replaced), streams, rest, copy=True)
+            found = _checked(called(self.pair, train, module, **inputs))
+            state, _, after = nnx.state(module, nnx.Param, nnx.RngState, ...)
+            made = {".".join(map(str, path)) for path, _ in nnx.to_flat_state(state)} ^ set(paths)
+            if made:
+                raise ValueError(
+                    f"the flax module has other parameters after a call than before: {', '.join(sorted(made))}; make "
+                    "them in its constructor"
+                )
+            return found, _after(buffers, _arrays(after))
 
-        return call, {name: _as(flat[path][...], dtype) for name, path in paths.items()}
+        def moved(leaf: Any) -> Any:  # its counters, so that it draws other numbers
+            return leaf + 1_000_003 if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf
 
-    def _linen(self, variables: dict[str, Any]) -> tuple[Any, dict[str, jax.Array]]:
-        leaves, structure = jax.tree_util.tree_flatten_with_path(variables["params"])
+        parameters = {name: cast(flat[path][...]) for name, path in paths.items()}
+        return Form(call, parameters, streams, jax.tree.map(moved, streams))
+
+    def _linen(self, job: PairJob, train: bool) -> Form:
+        cast = functools.partial(_as, dtype=job.case.run_dtype)
+        variables = jax.tree.map(cast, dict(self._model.variables))
+        leaves, structure = jax.tree_util.tree_flatten_with_path(variables.get("params", {}))
         names = ["params." + ".".join(str(key.key) for key in path) for path, _ in leaves]
+        rest = {name: collection for name, collection in variables.items() if name != "params"}
 
-        def call(parameters: Mapping[str, jax.Array], **inputs: Any) -> dict[str, Any]:
+        def call(parameters: Mapping[str, jax.Array], streams: Any, **inputs: Any) -> tuple[Any, Any]:
             params = jax.tree.unflatten(structure, [parameters[name] for name in names])
-            bound = self.module.bind(variables | {"params": params})
-            return _checked(_called(self.pair, bound, **inputs))
+            # Evaluation changes nothing: a module that tries to says so itself.
+            bound = self.module.bind(rest | {"params": params}, rngs=streams, mutable=[*rest] if train else False)
+            found = _checked(called(self.pair, train, bound, **inputs))
+            return found, _after(_linen_arrays(rest), _linen_arrays(bound.variables))
 
-        return call, dict(zip(names, (leaf for _, leaf in leaves), strict=True))
+        parameters = dict(zip(names, (leaf for _, leaf in leaves), strict=True))
+        # A stream of another name falls back to that of `params`.
+        streams = [{name: jax.random.key(seed) for name in ("params", "dropout")} for seed in (0, 1)]
+        return Form(call, parameters, *streams)
+
+    def _dropouts(self) -> list[str]:
+        if not isinstance(self.module, nnx.Module):
+            return []
+        rates = [
+            (path, getattr(node, "rate", getattr(node, "dropout_rate", 0.0)))
+            for path, node in nnx.iter_graph(self.module)
+            if isinstance(node, nnx.Module)
+        ]
+        return [f"`{'.'.join(map(str, path))}` has {rate:g}" for path, rate in rates if rate]
 
 
-def _called(pair: Pair, module: Any, **inputs: Any) -> Any:
-    return module(**inputs) if pair.flax_call is None else pair.flax_call(module, **inputs)
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A module as a pure function: f(parameters by path, streams, **inputs) -> outputs by name, and buffers by path.
+
+    All real numbers are in the dtype of the run. With `other_streams` a module that draws from them gives others.
+    """
+
+    call: Any
+    parameters: dict[str, jax.Array]
+    streams: Any
+    other_streams: Any
+
+
+def called(pair: Pair, train: bool, module: Any, **inputs: Any) -> Any:
+    """The module's own answer, told whether it is trained in those words that its call knows."""
+    function = module if pair.flax_call is None else functools.partial(pair.flax_call, module)
+    known = inspect.signature(type(module).__call__ if pair.flax_call is None else pair.flax_call).parameters
+    flags = dict.fromkeys(TRAINING, train) | dict.fromkeys((*EVALUATION, "use_running_average"), not train)
+    return function(**inputs, **{name: flag for name, flag in flags.items() if name in known and name not in inputs})
+
+
+def _arrays(state: Any) -> dict[str, Any]:
+    """The arrays of an nnx state by path."""
+    leaves = [
+        (path, leaf.get_raw_value() if isinstance(leaf, nnx.Variable) else leaf)
+        for path, leaf in nnx.to_flat_state(state)
+    ]
+    return {".".join(map(str, path)): leaf for path, leaf in leaves if hasattr(leaf, "dtype")}
+
+
+def _linen_arrays(variables: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_flatten_with_path({name: variables[name] for name in variables if name != "params"})[0]
+    return {".".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def _after(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Buffers as a step leaves them, in the dtype they had: statistics are taken in float32, and promote those that
+    this run has rounded to 16 bits."""
+    return {name: jnp.asarray(after[name], before[name].dtype) for name in before if name in after}
 
 
 def _as(array: Any, dtype: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,3 +45,17 @@ class PairJob:
     arrays: Mapping[str, np.ndarray]
     weights: str | None = None
     seed: int = 0
+
+
+def random_words(framework: str, mode: str, output: str, dropouts: Sequence[str]) -> str:
+    """What is said of a module that two calls with equal inputs make two things of."""
+    if mode == "eval":
+        return (
+            f"the {framework} module is random in evaluation: two calls with equal inputs differ in {output}; seed it "
+            f"in {framework}_call, or take the randomness as an input"
+        )
+    which = f" (dropout: {', '.join(dropouts)})" if dropouts else ""
+    return (
+        f"the {framework} module is random in training: two calls with equal inputs differ in {output}{which}; set "
+        'its dropout rates to 0, or give the pair modes=("eval",)'
+    )

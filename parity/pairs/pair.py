@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from parity.errors import BadInput
 
 DTYPES = ("float32", "bfloat16", "float16")
+MODES = ("eval", "train")
 _AXIS = re.compile(r"[A-Za-z_]\w*|\d+")
 
 
@@ -60,16 +62,19 @@ class Pair:
     """A torch module and a Flax one that are to be the same function.
 
     Args:
-      torch: makes the torch module, `torch.nn.Module`; called once, with torch's generator seeded.
-      flax: makes the Flax one: an `nnx.Module`, or a `linen.Module`, which is initialised with the inputs.
+      torch: makes the torch module, `torch.nn.Module`; torch's generator is seeded before.
+      flax: makes the Flax one: an `nnx.Module`, or a `linen.Module`, which is initialised with the inputs. Either
+        function may take `dtype`, and is then given that of the run, as its framework has it.
       inputs: by the names under which both are called, unless `torch_call` and `flax_call` say otherwise.
       sizes: of the axes: a number, or several to be run one after the other, all axes at their n-th.
       torch_call, flax_call: f(module, **inputs) -> outputs, where that is not module(**inputs): another order of
         axes, a flag, a method. The outputs may be nested in any way, alike on both sides.
+      modes: "eval" for evaluation, "train" for a step of training, after which the buffers are compared, too.
       weights: rules for parameters that cannot be told apart by structure and shape: (torch path, Flax path[,
         transform]).
       dtypes: in which the pair is run; None for what the command says, float32.
       differs: what differs on purpose, in words; it stands in every report.
+      ignore: globs over quantities that are not compared, as "buffer(*.running_var)"; they stand there as well.
 
     >>> pair = Pair(torch=lambda: ..., flax=lambda: ..., inputs={"x": Input("n 8")}, sizes={"n": (3, 5)})
     >>> pair.runs
@@ -85,6 +90,8 @@ class Pair:
     weights: Sequence[Sequence[str]] = ()
     dtypes: Sequence[str] | None = None
     differs: Sequence[str] = ()
+    modes: Sequence[str] = ("eval",)
+    ignore: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name in ("torch", "flax"):
@@ -96,6 +103,11 @@ class Pair:
         for dtype in self.dtypes or ():
             if dtype not in DTYPES:
                 raise BadInput(f"a Pair's dtypes are of {', '.join(DTYPES)}; got {dtype!r}")
+        if isinstance(self.modes, str) or not self.modes or set(self.modes) - set(MODES):
+            raise BadInput(f"a Pair's modes are a sequence of eval and train; got {self.modes!r}")
+        for name in ("differs", "ignore"):
+            if isinstance(getattr(self, name), str):
+                raise BadInput(f"a Pair's {name} is a sequence of strings; got {getattr(self, name)!r}, not in a list")
         lengths = {len(size) for size in self.sizes.values() if not isinstance(size, int)}
         if len(lengths) > 1:
             raise BadInput(f"a Pair's sizes must all be numbers, or sequences of one length; got {dict(self.sizes)}")
@@ -108,3 +120,17 @@ class Pair:
             {axis: size if isinstance(size, int) else size[n] for axis, size in self.sizes.items()}
             for n in range(count)
         )
+
+
+def takes_dtype(factory: Callable[..., Any]) -> bool:
+    """Whether a function, or a class, that makes a module has a parameter `dtype` of its own.
+
+    >>> takes_dtype(lambda dtype: ...), takes_dtype(lambda **options: ...)
+    (True, False)
+    """
+    # Not the class itself: nnx's metaclass hides its signature.
+    called = getattr(factory, "__init__") if isinstance(factory, type) else factory  # noqa: B009
+    try:
+        return "dtype" in inspect.signature(called).parameters
+    except (TypeError, ValueError):
+        return False

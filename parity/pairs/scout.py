@@ -21,7 +21,8 @@ class Found:
     spec: str
     cases: tuple[PairCase, ...]
     rules: tuple[tuple[str, ...], ...]
-    differs: tuple[str, ...]
+    notes: tuple[str, ...]
+    ignore: tuple[str, ...] = ()
 
 
 def find(texts: Sequence[str], dtypes: Sequence[str]) -> list[Found]:
@@ -55,7 +56,9 @@ def _main(connection: Connection, texts: Sequence[str], dtypes: Sequence[str]) -
         for spec in specs:
             pair = load.load(spec)
             rules = tuple(tuple(rule) for rule in pair.weights)
-            found.append(Found(spec, tuple(cases(spec, pair, dtypes)), rules, tuple(pair.differs)))
+            notes = [f"differs on purpose: {words}" for words in pair.differs]
+            notes += [f"not compared, as the pair says: {glob}" for glob in pair.ignore]
+            found.append(Found(spec, tuple(cases(spec, pair, dtypes)), rules, tuple(notes), tuple(pair.ignore)))
     except BadInput as error:
         connection.send(str(error))
         return

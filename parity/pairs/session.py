@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import shlex
 import tempfile
 from collections.abc import Mapping
@@ -31,9 +32,11 @@ _ZERO = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class PairPlan(Plan):
-    """A plan for one pair: `reference` and `candidate` are its two `PairSide`s. `rules` are the user's for weights."""
+    """A plan for one pair: `reference` and `candidate` are its two `PairSide`s. `rules` are the user's for weights,
+    `ignore` globs over the quantities that are not compared."""
 
     rules: tuple[tuple[str, ...], ...] = ()
+    ignore: tuple[str, ...] = ()
 
     def command(self, case: Case, implementation: str | None) -> str:
         del implementation
@@ -59,6 +62,7 @@ class PairSession(Session):
         self._files: dict[str, str] = {}
         torch, flax = self._hellos["reference"], self._hellos["candidate"]
         self._map = plan(torch.layers, flax.layers, [Rule(*rule) for rule in self.plan.rules])
+        self._shared = {tensor.path for entry in self._map.entries if entry.flax for tensor in entry.torch}
 
     def close(self) -> None:
         super().close()
@@ -90,14 +94,25 @@ class PairSession(Session):
         own = _part(reference, REFERENCE)
         spreads, uncertain = _part(reference, SPREAD), _part(reference, UNCERTAIN)
         found = _in_torch_names(self._map, candidate.arrays, case.dtype)
-        verdicts = [_structure(own, found)]
+        found = {name: array for name, array in found.items() if self._compared(name)}
+        truths = {name: truth for name, truth in _part(reference, TRUTH).items() if self._compared(name)}
+        if not truths:
+            return [Verdict("outputs", "inconclusive", "nothing is left to compare: the pair ignores all there is")]
+        verdicts = [_structure(set(truths), set(found))]
         expectations = {}
-        for name, truth in _part(reference, TRUTH).items():
+        for name, truth in truths.items():
             if name in spreads:
                 expectations[name] = _expectation(truth, spreads[name], str(own[name].dtype))
             else:
                 verdicts.append(_discrete(name, own[name], found.get(name), uncertain.get(name)))
-        return [verdict for verdict in verdicts if verdict] + compare(expectations, own, found)
+        judged = [_unless_nan(verdict, truths[verdict.quantity]) for verdict in compare(expectations, own, found)]
+        return [verdict for verdict in verdicts if verdict] + judged
+
+    def _compared(self, quantity: str) -> bool:
+        """Whether the user wants it, and, of torch's buffers, the Flax module has such a one."""
+        if any(fnmatch.fnmatchcase(quantity, glob) for glob in self.plan.ignore):
+            return False
+        return not quantity.startswith("buffer(") or quantity[len("buffer(") : -1] in self._shared
 
 
 def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
@@ -106,10 +121,13 @@ def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _in_torch_names(found: WeightMap, arrays: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
-    """A Flax side's results, the gradients of its parameters, d(path), as torch has them."""
-    own = {name[2:-1]: array for name, array in arrays.items() if name.startswith("d(")}
-    moved = gradients.to_torch(found, own, dtype)
-    return {n: a for n, a in arrays.items() if not n.startswith("d(")} | {f"d({n})": a for n, a in moved.items()}
+    """A Flax side's results, with the gradients of its parameters, d(path), and its buffers as torch has them."""
+    words = ("d(", "buffer(")
+    result = {name: array for name, array in arrays.items() if not name.startswith(words)}
+    for word in words:
+        own = {name[len(word) : -1]: array for name, array in arrays.items() if name.startswith(word)}
+        result |= {f"{word}{name})": array for name, array in gradients.to_torch(found, own, dtype).items()}
+    return result
 
 
 def _part(outcome: Outcome, word: str) -> dict[str, np.ndarray]:
@@ -124,12 +142,25 @@ def _expectation(truth: np.ndarray, spread: np.ndarray, dtype: str) -> Expectati
     return Expectation(truth, _SPREADS * spread, dtype, axes, zero=zero, vanishing=True)
 
 
-def _structure(reference: dict[str, np.ndarray], candidate: dict[str, np.ndarray]) -> Verdict | None:
-    """Results that one side has and the other has not."""
-    extra = sorted(set(candidate) - set(reference))
+def _unless_nan(verdict: Verdict, truth: np.ndarray) -> Verdict:
+    """Two modules that both give NaN agree on nothing."""
+    count = int(np.isnan(truth).sum())
+    if not count or verdict.status != "passed":
+        return verdict
+    words = f"{count} of {truth.size} are NaN on both sides, which proves nothing; other inputs would (std=, range=)"
+    return dataclasses.replace(verdict, status="inconclusive", reason=words)
+
+
+def _structure(reference: set[str], candidate: set[str]) -> Verdict | None:
+    """Outputs of another structure. What the candidate alone lacks is said where it is missed."""
+    extra = sorted(candidate - reference)
     if not extra:
         return None
-    return Verdict("outputs", "failed", f"the candidate returns {', '.join(extra)} besides; the reference does not")
+    torch, flax = (", ".join(sorted(n for n in side if n.startswith("output"))) for side in (reference, candidate))
+    if torch == flax:
+        return Verdict("outputs", "failed", f"the candidate returns {', '.join(extra)} besides; the reference does not")
+    words = f"the torch module returns {torch}, the Flax one {flax}; let torch_call or flax_call make them alike"
+    return Verdict("outputs", "failed", words)
 
 
 def _discrete(name: str, reference: np.ndarray, candidate: np.ndarray | None, uncertain: np.ndarray | None) -> Verdict:

@@ -13,9 +13,9 @@ from parity import worker_torch
 from parity.messages import Options
 from parity.montecarlo.spread import Rounding, Spread, spread
 from parity.pairs.cases import cotangent
-from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, UNCERTAIN, PairJob, PairSide
+from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, UNCERTAIN, PairJob, PairSide, random_words
 from parity.pairs.nested import flatten
-from parity.pairs.pair import Pair
+from parity.pairs.pair import Pair, takes_dtype
 from parity.weights import torch_side as weights
 
 _FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -30,24 +30,37 @@ def environment() -> dict[str, str]:
 
 
 class Made:
-    """The torch module of a pair, in evaluation."""
+    """The torch module of a pair, in evaluation; a step of training is taken by a copy."""
 
     def __init__(self, pair: Pair, side: PairSide) -> None:
-        torch.manual_seed(side.seed)
-        module = pair.torch()
+        self.pair, self._seed = pair, side.seed
+        self.module = self._made(torch.float32)
+
+    def _made(self, dtype: torch.dtype) -> torch.nn.Module:
+        torch.manual_seed(self._seed)
+        module = self.pair.torch(dtype=dtype) if takes_dtype(self.pair.torch) else self.pair.torch()
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"expected a torch.nn.Module, got {type(module).__name__}")
-        self.pair, self.module = pair, module.eval()
+        return module.eval()
+
+    def _as(self, dtype: torch.dtype, weights: torch.nn.Module) -> torch.nn.Module:
+        """The module in a dtype, with another's weights. One that is told its dtype may cast to it inside, and is made
+        anew, the truth in float64 as well."""
+        if not takes_dtype(self.pair.torch):
+            return copy.deepcopy(weights).to(dtype)
+        module = self._made(dtype).to(dtype)
+        module.load_state_dict(weights.state_dict())
+        return module
 
     def described(self) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
         return tuple(weights.describe(self.module)), dict(weights.arrays(self.module))
 
     def run(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """Results in the case's dtype, the truth and its spread, each name with a word in front."""
-        module = copy.deepcopy(self.module).to(_FLOATS[job.case.run_dtype])
+        module = self._as(_FLOATS[job.case.run_dtype], self.module)
         reference = self._step(module, job, None)
         self._check_repeats(module, job, reference)
-        double = copy.deepcopy(module).double()
+        double = self._as(torch.float64, module)
         truth = {name: _numpy(tensor) for name, tensor in self._step(double, job, torch.float64).items()}
         rounding = Rounding.of(job.case.run_dtype)
         widths = spread(lambda: self._step(double, job, torch.float64), truth, rounding, seed=job.seed)
@@ -66,11 +79,19 @@ class Made:
         return outputs
 
     def _step(self, module: Any, job: PairJob, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-        """Outputs, and the gradients of inputs and parameters, all anew."""
+        """Outputs, the gradients of inputs and parameters, and after a step of training the buffers; all anew."""
+        module = _in_mode(module, job)
         inputs = _inputs(job, dtype)
         given = {name: inputs[name].requires_grad_() for name in job.case.named("input")}
         versions = {name: tensor._version for name, tensor in inputs.items()}
+        before = {name for name, _ in module.named_parameters()}
         outputs = self._call(module, inputs)
+        made = before ^ {name for name, _ in module.named_parameters()}
+        if made:
+            raise ValueError(
+                f"the torch module has other parameters after a call than before: {', '.join(sorted(made))}; make them "
+                "in its constructor"
+            )
         changed = [name for name, tensor in inputs.items() if tensor._version != versions[name]]
         if changed:
             raise ValueError(f"the torch module changes its input {changed[0]!r} in place; let it work on a copy")
@@ -90,17 +111,27 @@ class Made:
         found = {name: output.detach() for name, output in outputs.items()}
         for (name, tensor), gradient in zip(wanted.items(), gradients, strict=False):
             found[name] = torch.zeros_like(tensor) if gradient is None else gradient
+        if module.training:
+            found |= {f"buffer({name})": buffer.detach() for name, buffer in module.named_buffers()}
         return found
 
     def _check_repeats(self, module: Any, job: PairJob, first: Mapping[str, torch.Tensor]) -> None:
         with torch.no_grad():
-            again = self._call(module, _inputs(job, None))
+            again = self._call(_in_mode(module, job), _inputs(job, None))
         for name, output in again.items():
             if not torch.equal(output.nan_to_num(), first[name].nan_to_num()):
-                raise ValueError(
-                    f"the torch module is random in evaluation: two calls with equal inputs differ in {name}; "
-                    "seed it in torch_call, or take the randomness as an input"
-                )
+                raise ValueError(random_words("torch", job.case.mode, name, _dropouts(module)))
+
+
+def _in_mode(module: torch.nn.Module, job: PairJob) -> torch.nn.Module:
+    """The module, or in training a copy of it: a step changes its buffers, and the next is to begin with the same."""
+    return copy.deepcopy(module).train() if job.case.mode == "train" else module
+
+
+def _dropouts(module: torch.nn.Module) -> list[str]:
+    """What drops, and how much of it."""
+    rates = [(path, getattr(child, "p", getattr(child, "dropout", 0.0))) for path, child in module.named_modules()]
+    return [f"`{path}` has {rate:g}" for path, rate in rates if isinstance(rate, float) and 0 < rate <= 1]
 
 
 def _inputs(job: PairJob, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
