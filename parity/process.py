@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -75,7 +76,7 @@ class Side:
                 outcome: Outcome = self._connection.recv()
             except (EOFError, ConnectionResetError):
                 self._process.join()
-                return self._lost(job, f"the worker died (exit code {self._process.exitcode})")
+                return self._lost(job, f"the worker died ({_ending(self._process.exitcode)})")
             self._job = None
             return outcome
         if time.monotonic() - self._started > self._timeout:
@@ -97,6 +98,14 @@ class Side:
 
     def _start(self) -> None:
         self._process, self._connection = spawn(self._main, self._spec, self._options)
+
+
+def _ending(code: int | None) -> str:
+    """How a process ended. Who kills with SIGKILL is as a rule the system, for memory."""
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name if -code in signal.Signals.__members__.values() else f"signal {-code}"
+    return f"killed by {name}" + (", perhaps by the system for its memory" if name == "SIGKILL" else "")
 
 
 def spawn(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,7 +76,10 @@ class Made:
             return found | {f"d({name})": gradient for name, gradient in of_parameters.items()}
 
         program = jax.jit(step)
-        results = program(differentiated, form.parameters, inputs, form.streams)
+        with warnings.catch_warnings():
+            # nnx.BatchNorm writes float32 statistics where this run has 16 bits.
+            warnings.filterwarnings("ignore", "scatter inputs have incompatible types", FutureWarning)
+            results = program(differentiated, form.parameters, inputs, form.streams)
         if jax.tree.leaves(form.streams):
             others = program(differentiated, form.parameters, inputs, form.other_streams)
             for name in results:
@@ -112,7 +116,7 @@ class Made:
     def _nnx(self, job: PairJob, train: bool) -> Form:
         self.module.train() if train else self.module.eval()
         cast = functools.partial(_as, dtype=job.case.run_dtype)
-        graph, state, streams, rest = nnx.split(self.module, nnx.Param, nnx.RngState, ...)
+        graph, state, streams, rest = (*nnx.split(self.module, nnx.Param, nnx.RngState, ...),)
         rest = jax.tree.map(cast, rest)  # torch casts running statistics, too
         flat, buffers = dict(nnx.to_flat_state(state)), _arrays(rest)
         paths = {".".join(map(str, path)): path for path in flat}
@@ -203,8 +207,8 @@ def _linen_arrays(variables: Any) -> dict[str, Any]:
 
 
 def _after(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Buffers as a step leaves them, in the dtype they had: statistics are taken in float32, and promote those that
-    this run has rounded to 16 bits."""
+    """Buffers as a step leaves them, in the dtype they had: Linen's statistics are of float32 after a step, whatever
+    they were before."""
     return {name: jnp.asarray(after[name], before[name].dtype) for name in before if name in after}
 
 

@@ -81,8 +81,8 @@ class Pair:
     ({'n': 3}, {'n': 5})
     """
 
-    torch: Callable[[], Any]
-    flax: Callable[[], Any]
+    torch: Callable[..., Any]
+    flax: Callable[..., Any]
     inputs: Mapping[str, Input]
     sizes: Mapping[str, int | Sequence[int]] = dataclasses.field(default_factory=dict)
     torch_call: Callable[..., Any] | None = None

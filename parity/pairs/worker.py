@@ -16,6 +16,9 @@ from parity.pairs import load
 from parity.pairs.messages import PairHello, PairJob, PairSide
 from parity.worker import end_with_parent, words
 
+# How an exception says that there is not enough: Python's own, torch's, its CPU allocator's, XLA's.
+_OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "not enough memory", "can't allocate memory", "RESOURCE_EXHAUSTED")
+
 
 def main(connection: Connection, side: PairSide, options: Options) -> None:
     """The whole life of a worker process."""
@@ -38,7 +41,7 @@ def main(connection: Connection, side: PairSide, options: Options) -> None:
             job = connection.recv()
         except (EOFError, OSError):  # the pipeline is gone
             return
-        connection.send(_run(module, job))
+        connection.send(_run(module, job, f"the {side.framework} module"))
 
 
 def _framework(name: str) -> ModuleType:
@@ -63,10 +66,18 @@ def _made(framework: ModuleType, side: PairSide):  # type: ignore[no-untyped-def
         raise BadInput(f"{side} cannot be made: {words(error)}") from None
 
 
-def _run(module, job: PairJob) -> Outcome:  # type: ignore[no-untyped-def]
+def _given(job: PairJob) -> str:
+    """What a module was called with, for one that needed something else."""
+    return "called with " + ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in job.arrays.items())
+
+
+def _run(module, job: PairJob, name: str) -> Outcome:  # type: ignore[no-untyped-def]
     start = time.perf_counter()
     try:
         arrays, notes = module.run(job)
     except BaseException as error:  # a module may raise SystemExit or KeyboardInterrupt as well
-        return Outcome(job.key, raised=words(error), seconds=time.perf_counter() - start, peak_mib=peak_mib())
+        seconds, said = time.perf_counter() - start, words(error)
+        if any(sign in said for sign in _OUT_OF_MEMORY):  # which says nothing of what the module computes
+            return Outcome(job.key, lost=f"{name} ran out of memory: {said}", seconds=seconds, peak_mib=peak_mib())
+        return Outcome(job.key, raised=f"{said} ({_given(job)})", seconds=seconds, peak_mib=peak_mib())
     return Outcome(job.key, arrays, seconds=time.perf_counter() - start, peak_mib=peak_mib(), notes=notes)

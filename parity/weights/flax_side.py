@@ -151,7 +151,7 @@ def load(model: nnx.Module | Linen, given: Mapping[str, np.ndarray], keep: Colle
     for path, array in given.items():
         value = leaves[path].value
         sharding = value.sharding if isinstance(value, jax.Array) else None
-        leaves[path].write(jax.device_put(np.ascontiguousarray(array), sharding))
+        leaves[path].write(jax.device_put(np.array(array, order="C"), sharding))
     if variables is None or not isinstance(model, Linen):
         return model
     return freeze(variables) if isinstance(model.variables, FrozenDict) else variables
