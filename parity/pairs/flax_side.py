@@ -44,6 +44,11 @@ class Made:
     def described(self) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
         return weights.describe(self._model), {}
 
+    @property
+    def linen_variables(self) -> Any:
+        """Of a Linen module: shapes, until weights have come."""
+        return self._model.variables
+
     def run(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """Results of the case: outputs, gradients of inputs, and, by their own paths, gradients of parameters and in
         training the buffers after the step."""

@@ -70,6 +70,10 @@ class Made:
         found |= {UNCERTAIN + name: array for name, array in widths.uncertain.items()}
         return found, _notes(widths)
 
+    def outputs(self, job: PairJob) -> dict[str, torch.Tensor]:
+        """Those alone, in float32 and evaluation."""
+        return self._call(self.module, _inputs(job, None))
+
     def _call(self, module: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         call = self.pair.torch_call
         outputs = flatten(module(**inputs) if call is None else call(module, **inputs))
