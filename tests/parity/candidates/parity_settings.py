@@ -71,7 +71,8 @@ unmade = pair(lambda: 1 / 0)
 
 def torch_convolutions():
     return nn.Sequential(
-        nn.Conv1d(2, 3, 3, padding="same"), nn.Conv1d(3, 4, 5, padding=2), nn.Conv1d(4, 5, 3, padding="same", dilation=4),
+        nn.Conv1d(2, 3, 3, padding="same"), nn.Conv1d(3, 4, 5, padding=2),
+        nn.Conv1d(4, 5, 3, padding="same", dilation=4),
         nn.ConvTranspose1d(5, 6, 3), nn.ConvTranspose1d(6, 7, 3, 2, padding=1, output_padding=1),
     )  # fmt: skip
 
@@ -79,8 +80,8 @@ def torch_convolutions():
 def flax_convolutions():
     rngs = nnx.Rngs(0)
     return nnx.Sequential(
-        nnx.Conv(2, 3, 3, rngs=rngs), nnx.Conv(3, 4, 5, padding="CAUSAL", rngs=rngs), nnx.Conv(4, 5, 3, kernel_dilation=2,
-        rngs=rngs), nnx.ConvTranspose(5, 6, 3, padding="VALID", rngs=rngs), nnx.ConvTranspose(6, 7, 3, 2, rngs=rngs),
+        nnx.Conv(2, 3, 3, rngs=rngs), nnx.Conv(3, 4, 5, padding="CAUSAL", rngs=rngs),
+        nnx.Conv(4, 5, 3, kernel_dilation=2, rngs=rngs), nnx.ConvTranspose(5, 6, 3, padding="VALID", rngs=rngs), nnx.ConvTranspose(6, 7, 3, 2, rngs=rngs),
     )  # fmt: skip
 
 

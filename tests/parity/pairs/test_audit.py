@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from parity.pairs.audit import EFFECTS, NOTES, audit
 from parity.pairs.messages import PairSide
@@ -19,6 +20,7 @@ def rows(name, monkeypatch):
     from tests.parity.conftest import CANDIDATES
 
     monkeypatch.syspath_prepend(str(CANDIDATES))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as a worker has it
     spec = f"{CANDIDATES / FILE}:{name}"
     sides = audit_torch.examine(PairSide(spec, "torch")), audit_flax.examine(PairSide(spec, "flax"))
     return {row.setting: row for row in audit(*sides) if row.setting not in USUAL}
