@@ -81,7 +81,8 @@ def flax_convolutions():
     rngs = nnx.Rngs(0)
     return nnx.Sequential(
         nnx.Conv(2, 3, 3, rngs=rngs), nnx.Conv(3, 4, 5, padding="CAUSAL", rngs=rngs),
-        nnx.Conv(4, 5, 3, kernel_dilation=2, rngs=rngs), nnx.ConvTranspose(5, 6, 3, padding="VALID", rngs=rngs), nnx.ConvTranspose(6, 7, 3, 2, rngs=rngs),
+        nnx.Conv(4, 5, 3, kernel_dilation=2, rngs=rngs),
+        nnx.ConvTranspose(5, 6, 3, padding="VALID", rngs=rngs), nnx.ConvTranspose(6, 7, 3, 2, rngs=rngs),
     )  # fmt: skip
 
 

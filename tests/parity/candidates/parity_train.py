@@ -44,16 +44,6 @@ class Unbiased(Flax):
         return y
 
 
-class Stuck(Flax):
-    """Forgets to keep its statistics."""
-
-    def __call__(self, x):
-        mean, var = self.bn.mean[...], self.bn.var[...]
-        y = super().__call__(x)
-        self.bn.mean[...], self.bn.var[...] = mean, var
-        return y
-
-
 class Frozen(Flax):
     """Normalises with the running statistics in training too."""
 
@@ -96,9 +86,9 @@ def pair(flax=Flax, torch=Torch, **options):
 both = pair(modes=("eval", "train"), differs=["flax keeps the biased variance"])
 unbiased = pair(Unbiased, ignore=())
 in_linen, told = pair(Linen), pair(Deterministic, TorchInner)
-biased, biased_linen = pair(ignore=()), pair(Linen, ignore=())
+biased = pair(ignore=())
 momentum, momentum_linen = pair(lambda: Flax(0.1)), pair(lambda: Linen(0.1))
-stuck, frozen = pair(Stuck), pair(Frozen)
+frozen = pair(Frozen)
 
 
 class TorchEmbed(nn.Module):
