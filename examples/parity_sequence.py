@@ -100,6 +100,7 @@ class FlaxGRU(nnx.Module):
     def __init__(self, *, backwards: bool = False, late_reset: bool = True, unrolled: bool = False) -> None:
         rngs = nnx.Rngs(0)
         self.gru = nnx.GRUCell(12, 16, rngs=rngs)
+        self.gru.dense_h = nnx.Linear(16, 48, rngs=rngs)  # torch has a second bias
         self.head = nnx.Linear(16, 8, rngs=rngs)
         self.backwards, self.late_reset, self.unrolled = backwards, late_reset, unrolled
 
