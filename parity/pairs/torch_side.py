@@ -11,6 +11,7 @@ import torch
 
 from parity import worker_torch
 from parity.messages import Options
+from parity.montecarlo.double import Double
 from parity.montecarlo.spread import Rounding, Spread, spread
 from parity.pairs.cases import cotangent
 from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, UNCERTAIN, PairJob, PairSide
@@ -59,9 +60,13 @@ class Made:
         reference = self._step(module, job, None)
         self._check_repeats(module, job, reference)
         double = copy.deepcopy(module).double()
-        truth = {name: _numpy(tensor) for name, tensor in self._step(double, job, torch.float64).items()}
-        rounding = Rounding.of(job.case.run_dtype)
-        widths = spread(lambda: self._step(double, job, torch.float64), truth, rounding, seed=job.seed)
+
+        def run() -> dict[str, torch.Tensor]:
+            with Double():
+                return self._step(double, job, torch.float64)
+
+        truth = {name: _numpy(tensor) for name, tensor in run().items()}
+        widths = spread(run, truth, Rounding.of(job.case.run_dtype), seed=job.seed)
         found = {REFERENCE + name: _numpy(tensor) for name, tensor in reference.items()}
         found |= {TRUTH + name: array for name, array in truth.items()}
         found |= {SPREAD + name: array for name, array in widths.results.items()}
