@@ -15,7 +15,7 @@ from parity.attention import Attention
 from parity.errors import BadInput
 from parity.pairs.session import PairPlan, PairSession
 from parity.pipeline import Listener, Plan, Run, Session
-from parity.report import Writer, terminal
+from parity.report import Writer, terminal, write_all
 from parity.results import CaseResult, Report
 
 
@@ -103,11 +103,7 @@ def _say(line: str) -> None:
 
 def _finish(console: Console, report: Report, outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Write first, print second: what was found is on disk before anything else can go wrong."""
-    for write in outputs:
-        try:
-            write(report)
-        except OSError as error:  # the folder was there when we looked
-            console.print(f"[bold red]a report could not be written: {error}[/]", soft_wrap=True)
+    write_all(report, outputs, console)
     # Plain output has shown each case already.
     with contextlib.suppress(BrokenPipeError):
         terminal.print_report(console, report, quiet=quiet or not console.is_terminal)
