@@ -1,4 +1,4 @@
-"""Where in a tensor the error sits, and how large it is in units of the last place: small enough to be in every report."""
+"""Where in a tensor the error sits, and how large it is in units of the last place: small enough for every report."""
 
 from __future__ import annotations
 

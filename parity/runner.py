@@ -31,7 +31,7 @@ def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], 
     """Run random cases; each that fails is shrunk, and the small one stands beside it."""
     console = Console()
     with _shown(console, len(cases), quiet) as listener:
-        found = Run({"seed": str(plan.seed)}, listener)
+        found = Run(plan.environment, listener)
 
         def use(session: Session) -> None:
             session.run(plan.cases, found.collect)
@@ -46,7 +46,7 @@ def run_pairs(plans: Sequence[PairPlan], outputs: Sequence[Writer], *, quiet: bo
     """Run users' pairs one after the other; one whose modules cannot be brought together costs its own cases only."""
     console = Console()
     with _shown(console, sum(len(plan.cases) for plan in plans), quiet) as listener:
-        found = Run({"seed": str(plans[0].seed)}, listener)
+        found = Run(plans[0].environment, listener)
         for plan in [plan for plan in plans if plan.cases]:
             try:
                 found.within(lambda plan=plan: PairSession(plan), lambda s, plan=plan: s.run(plan.cases, found.collect))  # type: ignore[misc]

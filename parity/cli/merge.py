@@ -37,6 +37,8 @@ def merge(
     console = Console()
     write_all(report, outputs, console)
     terminal.print_report(console, report, quiet=quiet)
-    for difference in merging.differences(reports):
-        console.print(f"the environments differ: {difference}", markup=False, highlight=False, soft_wrap=True)
+    remarks = [f"shard {shard} is missing: its cases were not judged" for shard in merging.missing_shards(reports)]
+    remarks += [f"the environments differ: {difference}" for difference in merging.differences(reports)]
+    for remark in remarks:
+        console.print(remark, markup=False, highlight=False, soft_wrap=True)
     return report.exit_code

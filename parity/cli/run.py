@@ -92,6 +92,7 @@ def run(
         fail_fast=fail_fast,
         cache_dir=default_cache_dir(),
         empty_shard=empty_shard,
+        shard=shard,
     )
     if fuzz is not None and cases:
         return run_fuzz(plan, cases, outputs, quiet=quiet)

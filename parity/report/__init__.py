@@ -35,13 +35,12 @@ def writers(
     save_failures: Path | None = None,
     annotate: bool = False,
 ) -> list[Writer]:
-    """What is to be written at the end, each path already checked; to `annotate` is for GitHub Actions, if this is one."""
-    from parity.report import github
+    """What is to be written at the end, each path already checked. To `annotate` is to tell GitHub, where that runs us."""
+    from parity.report import github, tensors
     from parity.report import html as html_report
     from parity.report import json as json_report
     from parity.report import junit as junit_report
     from parity.report import markdown as markdown_report
-    from parity.report import tensors
 
     found: list[Writer] = []
     for option, path, write in (

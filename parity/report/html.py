@@ -26,7 +26,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 # Before the table: with scripts, rows after the first hundred are laid out when the page can be used already.
 _EARLY = 'document.documentElement.classList.add("js");'
 # What a script element must not hold; in a JSON string an escape says the same.
-_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+_ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _hash(script: str) -> str:
 def _data(report: Report) -> Markup:
     """The cases as a JSON list, each on a line of its own, safe within a script element."""
     lines = [json.dumps(_shorter(case), allow_nan=False, separators=(",", ":")) for case in as_json(report)["cases"]]
-    return Markup("[\n" + ",\n".join(lines).translate(str.maketrans(_ESCAPES)) + "\n]")
+    return Markup("[\n" + ",\n".join(lines).translate(_ESCAPES) + "\n]")
 
 
 def _shorter(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A JSON report read back. What comes from a file is not trusted: each field is checked, and an error names its place."""
+"""A JSON report read back. What comes from a file is not trusted: an error names the field, what was expected, what came."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def from_json(document: Any) -> Report:
     if not isinstance(document, dict) or "schema" not in document or "kind" in document or "cases" not in document:
         raise BadInput("this is no report of `parity run --json`")
     if document["schema"] != SCHEMA:
-        raise BadInput(f"the report is of schema {document['schema']!r}; this parity reads {SCHEMA}: update the older one")
+        raise BadInput(
+            f"the report is of schema {document['schema']!r}; this parity reads {SCHEMA}: update the older one"
+        )
     fields = _Fields(document, "")
     cases = fields.each("cases", _case)
     report = Report(

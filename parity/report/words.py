@@ -30,7 +30,7 @@ def verdict(report: Report) -> str:
 def meaning(report: Report) -> str:
     """What that verdict means, in a sentence."""
     if report.interrupted:
-        return "The run was stopped before all cases were judged."
+        return "Not all cases were judged: the run was stopped, or a shard is missing."
     if report.exit_code == EXIT_ERROR:
         return "A case could not be judged: a side died or timed out, or the harness is at fault."
     if report.exit_code == EXIT_MISMATCH:

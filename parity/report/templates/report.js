@@ -25,7 +25,7 @@
   };
 
   // ---- numbers in words
-  const short = (x) => (typeof x === "number" ? (x === 0 ? "0" : x.toPrecision(3).replace(/\.?0+(?=e|$)/, "")) : x ?? "–");
+  const short = (x) => (typeof x === "number" ? ((x !== 0 && Math.abs(x) < 1e-3) || Math.abs(x) >= 1e5 ? x.toExponential(1) : String(Number(x.toPrecision(3)))) : x ?? "–");
   const long = (x) => (typeof x === "number" ? String(Number(x.toPrecision(9))) : x ?? "–");
   const ratio = (x) => (typeof x === "number" ? (x < 100 ? x.toFixed(2) : short(x)) : x);
   const count = (n) => n.toLocaleString("en");
@@ -72,7 +72,7 @@
   };
 
   // ---- the histogram
-  const power = (k) => (k < 0 ? `1/${2 ** -k}` : k <= 10 ? String(2 ** k) : `2^${k}`);
+  const power = (k) => (k < 0 ? `1/${2 ** -k}` : k <= 10 ? String(2 ** k) : `2${[...String(k)].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("")}`);
   const histogram = (picture) => {
     const counts = picture.histogram;
     const keys = Object.keys(counts).filter((key) => key !== "exact" && key !== "nan").map(Number);
@@ -127,7 +127,7 @@
     const body = found.quantities.map((q) => {
       const cell = (...words) => element("td", { class: "number" }, ...words);
       return element("tr", {},
-        element("th", { scope: "row" }, q.quantity, q.reason ? element("span", { class: "why" }, q.reason) : null),
+        element("th", { scope: "row" }, q.quantity, q.reason && !/^\d+ of \d+ beyond/.test(q.reason) ? element("span", { class: "why" }, q.reason) : null),
         element("td", {}, element("span", { class: `status ${q.status}` }, q.status)),
         cell(bar(q), ratio(q.bound_ratio)), cell(short(q.max_error)), cell(short(q.reference_error)),
         cell(q.elements ? `${count(q.mismatched)} of ${count(q.elements)}` : "–"),
