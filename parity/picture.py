@@ -73,7 +73,8 @@ def _histogram(error: np.ndarray, truth: np.ndarray, dtype: str) -> tuple[tuple[
     finite = np.isfinite(error)
     some = finite & (error > 0)
     # One unit in the last place of a number m * 2^e with m in [1/2, 1) is 2^(e - 1 - nmant).
-    place = np.maximum(np.frexp(truth[some])[1] - 1, kind.minexp) - kind.nmant
+    number, power = np.frexp(truth[some])
+    place = np.where(number == 0, kind.minexp, np.maximum(power - 1, kind.minexp)) - kind.nmant
     mantissa, exponent = np.frexp(error[some])
     bins = np.clip(exponent - (mantissa == 0.5) - place, _FINEST, _COARSEST)
     counts = np.bincount(bins - _FINEST)

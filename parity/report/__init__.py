@@ -35,7 +35,7 @@ def writers(
     save_failures: Path | None = None,
     annotate: bool = False,
 ) -> list[Writer]:
-    """What is to be written at the end, each path already checked. To `annotate` is to tell GitHub, where that runs us."""
+    """What is to be written at the end, each path already checked. To `annotate`: tell GitHub, if it runs us."""
     from parity.report import github, tensors
     from parity.report import html as html_report
     from parity.report import json as json_report

@@ -1,4 +1,4 @@
-"""A JSON report read back. What comes from a file is not trusted: an error names the field, what was expected, what came."""
+"""A JSON report read back. What comes from a file is not trusted: an error names the field and what it should be."""
 
 from __future__ import annotations
 
