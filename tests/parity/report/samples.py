@@ -9,7 +9,9 @@ from parity.criterion import Expectation
 from parity.picture import draw
 from parity.results import STATUSES, CaseResult, Report
 
-HOSTILE = """<script>document.title='INJECTED'</script>"'`&amp;</script><img src=x onerror="document.title='INJECTED'"><!--"""
+HOSTILE = (
+    """<script>document.title='INJECTED'</script>"'`&amp;</script><img src=x onerror="document.title='INJECTED'"><!--"""
+)
 # What a file or a terminal may not even be able to hold.
 UNPRINTABLE = "\x00\x1b[31m\ud800\uffff]]>\r\n\t\u2028::error::"
 SHAPE = (2, 3, 5, 7)
@@ -69,7 +71,9 @@ def thousand() -> Report:
     for n in range(1000):
         status = STATUSES[n % 5] if n % 10 == 0 or n < 5 else "passed"
         name = f"case{n}" + (HOSTILE if n % 20 == 0 or n < 5 else "")
-        words = {"reason": name, "cause": name, "notes": (name, f"first divergence: {name}")} if status == "failed" else {}
+        words = (
+            {"reason": name, "cause": name, "notes": (name, f"first divergence: {name}")} if status == "failed" else {}
+        )
         made.append(result(status, name, candidate=name, device=name, **words))
     return Report({HOSTILE: HOSTILE, "jax": "0.10.2"}, tuple(made), 57.9, 1490)
 

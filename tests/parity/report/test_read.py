@@ -21,7 +21,9 @@ SCHEMA = json.loads((Path(parity.__file__).parent.parent / "docs" / "report.sche
 
 def odd():
     """Everything that is hard to carry."""
-    numbers = verdict("failed", max_error=math.inf, bound_ratio=math.nan, candidate=math.nan, truth=-math.inf, bound=None)
+    numbers = verdict(
+        "failed", max_error=math.inf, bound_ratio=math.nan, candidate=math.nan, truth=-math.inf, bound=None
+    )
     bare = verdict(worst_index=None, candidate=None, reference=None, truth=None, picture=None)
     scalar = verdict(worst_index=())
     words = {"reason": HOSTILE, "cause": UNPRINTABLE, "notes": (HOSTILE, UNPRINTABLE)}
@@ -70,9 +72,8 @@ def test_a_wrong_value_anywhere_is_refused_or_carried_never_a_crash(planted):
         place[last] = planted
         try:
             as_json(from_json(document))
-        except BadInput as error:
+        except BadInput:
             refused += 1
-            assert str(error)
     assert refused > 20
 
 
