@@ -74,8 +74,8 @@ def test_no_block_straddles_two_groups():
     ("dtype", "truth", "ulp"),
     [
         ("float32", 1.0, 2.0**-23), ("float32", 1.99, 2.0**-23), ("float32", -2.0, 2.0**-22),
-        ("float32", 0.0, 2.0**-149), ("float32", 1e-40, 2.0**-149), ("bfloat16", 1.0, 2.0**-7), ("float16", 1.0, 2.0**-10),
-        ("float16", 0.0, 2.0**-24), ("float64", 1.0, 2.0**-52),
+        ("float32", 0.0, 2.0**-149), ("float32", 1e-40, 2.0**-149), ("bfloat16", 1.0, 2.0**-7),
+        ("float16", 1.0, 2.0**-10), ("float16", 0.0, 2.0**-24), ("float64", 1.0, 2.0**-52),
     ],
 )  # fmt: skip
 def test_an_ulp_is_that_of_the_truth_in_its_dtype(dtype, truth, ulp):
