@@ -164,7 +164,8 @@
   const detailRow = (row) => (row.nextElementSibling?.classList.contains("open") ? row.nextElementSibling : null);
   const open = (row) => {
     if (detailRow(row)) return;
-    row.after(element("tr", { class: "open" }, element("td", { colspan: row.cells.length }, details(caseOf(row)))));
+    const columns = [...row.cells].filter((cell) => cell.offsetWidth).length || row.cells.length; // a phone shows fewer
+    row.after(element("tr", { class: "open" }, element("td", { colspan: columns }, details(caseOf(row)))));
   };
 
   // Laying out a thousand rows takes longer than all the rest: a hundred at a time, after the first can be read.

@@ -69,7 +69,7 @@ def thousand() -> Report:
     """One thousand cases, of each status some, and hostile words wherever a word can stand."""
     made = []
     for n in range(1000):
-        status = STATUSES[n % 5] if n % 10 == 0 or n < 5 else "passed"
+        status = STATUSES[n // 10 % 5] if n % 10 == 0 else STATUSES[n] if n < 5 else "passed"
         name = f"case{n}" + (HOSTILE if n % 20 == 0 or n < 5 else "")
         words = (
             {"reason": name, "cause": name, "notes": (name, f"first divergence: {name}")} if status == "failed" else {}
