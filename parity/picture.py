@@ -64,8 +64,8 @@ def _letters(blocks: np.ndarray) -> tuple[str, ...]:
 
 def _words(shape: tuple[int, ...]) -> str:
     """For example "2·4·5 rows × 8 columns"."""
-    rows = "·".join(map(str, shape[:-1])) or "1"
-    return f"{rows} rows × {shape[-1] if shape else 1} columns"
+    rows, columns = "·".join(map(str, shape[:-1])) or "1", str(shape[-1] if shape else 1)
+    return f"{rows} row{'s' * (rows != '1')} × {columns} column{'s' * (columns != '1')}"
 
 
 def _histogram(error: np.ndarray, truth: np.ndarray, dtype: str) -> tuple[tuple[str, int], ...]:

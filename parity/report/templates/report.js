@@ -137,11 +137,20 @@
     return element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Quantities" },
       element("table", {}, element("thead", {}, head), element("tbody", {}, ...body)));
   };
+  const MOST_PICTURES = 12; // at once: a model has hundreds of parameters, each with a gradient
+  const badness = (q) => (typeof q.bound_ratio === "number" ? q.bound_ratio : Infinity);
   const pictures = (found) => {
-    const figures = found.quantities.filter((q) => q.picture).map((q) => element("figure", {},
+    const drawn = found.quantities.filter((q) => q.picture);
+    if (!drawn.length) return [];
+    const figure = (q) => element("figure", {},
       element("figcaption", {}, element("strong", {}, q.quantity), ` ${q.picture.folded}`),
-      element("div", { class: "pair" }, heatMap(q.picture), histogram(q.picture))));
-    return figures.length ? [element("h3", {}, "Where the error sits"), legend(), element("div", { class: "pictures" }, ...figures)] : [];
+      element("div", { class: "pair" }, heatMap(q.picture), histogram(q.picture)));
+    const worst = new Set([...drawn].sort((a, b) => badness(a) < badness(b) ? 1 : badness(a) > badness(b) ? -1 : 0).slice(0, MOST_PICTURES));
+    const grid = element("div", { class: "pictures" }, ...drawn.filter((q) => worst.has(q)).map(figure));
+    const rest = drawn.filter((q) => !worst.has(q));
+    const more = element("button", { type: "button" }, `Draw the other ${count(rest.length)}`);
+    more.addEventListener("click", () => { grid.append(...rest.map(figure)); more.remove(); });
+    return [element("h3", {}, "Where the error sits"), legend(), grid, rest.length ? element("p", {}, more) : null];
   };
   const details = (found) => {
     const code = element("code", {}, found.command);
@@ -187,7 +196,7 @@
       if (below) below.hidden = hidden;
       n += hidden ? 0 : 1;
     }
-    byId("shown").textContent = n === rows.length ? `${count(n)} cases` : `${count(n)} of ${count(rows.length)} cases shown`;
+    byId("shown").textContent = n === rows.length ? `${count(n)} ${n === 1 ? "case" : "cases"}` : `${count(n)} of ${count(rows.length)} cases shown`;
     byId("none").hidden = n > 0 || rows.length === 0;
   };
   const keep = () => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 import shutil
 import subprocess
@@ -10,7 +11,8 @@ import subprocess
 import pytest
 
 from parity.report.html import as_html, write
-from tests.parity.report.samples import HOSTILE, thousand, verdict
+from parity.results import Report
+from tests.parity.report.samples import HOSTILE, result, thousand, verdict
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; apt-get install chromium")
@@ -120,6 +122,17 @@ def test_a_person_at_the_keyboard(tmp_path):
     assert int(found["rects"]) == 2 * 24 * 7
     assert "<title>parity: Error, " in dom
     assert 'class="later"' not in dom, "all rows are laid out in the end"
+
+
+def test_a_model_s_hundreds_of_gradients_do_not_all_become_pictures_at_once(tmp_path):
+    ratios = [math.inf, *(0.001 * n for n in range(300)), math.nan]
+    verdicts = tuple(verdict("failed", f"d({n})", bound_ratio=ratio) for n, ratio in enumerate(ratios))
+    path = tmp_path / "model.html"
+    write(Report({}, (result("failed", "model", verdicts=verdicts),)), path)
+    dom = browse(path, "case=model", tmp_path, "--dump-dom")
+    drawn = [int(n) for n in re.findall(r"<figcaption><strong>d\((\d+)\)", dom)]
+    assert drawn == [0, *range(291, 302)]
+    assert "Draw the other 290" in dom
 
 
 @pytest.mark.parametrize(("scheme", "paper"), [(1, 255), (0, 17)], ids=["light", "dark"])

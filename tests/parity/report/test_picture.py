@@ -49,8 +49,8 @@ def test_the_largest_of_a_block_counts_wherever_it_is():
 @pytest.mark.parametrize(
     ("shape", "size", "groups", "folded"),
     [
-        ((), (1, 1), 1, "1 rows × 1 columns"),
-        ((7,), (1, 7), 1, "1 rows × 7 columns"),
+        ((), (1, 1), 1, "1 row × 1 column"),
+        ((7,), (1, 7), 1, "1 row × 7 columns"),
         ((5, 7), (5, 7), 1, "5 rows × 7 columns"),
         ((2, 3, 5, 7), (6 * 4, 7), 6, "2·3·5 rows × 7 columns"),
         ((2, 3, 2, 7), (6 * 2, 7), 6, "2·3·2 rows × 7 columns"),
