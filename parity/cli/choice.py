@@ -67,6 +67,7 @@ def pair_plans(
             notes=pair.notes,
             rules=pair.rules,
             ignore=pair.ignore,
+            shard=shard,
             **options,
         )
         for pair in found

@@ -16,6 +16,7 @@ from flax import linen, nnx
 
 from parity import tensors, worker_jax
 from parity.messages import Options
+from parity.pairs import variants
 from parity.pairs.cases import cases, cotangent
 from parity.pairs.messages import PairJob, PairSide, random_words
 from parity.pairs.nested import flatten
@@ -39,7 +40,11 @@ class Made:
     def __init__(self, pair: Pair, side: PairSide) -> None:
         self.pair, self._side = pair, side
         self._dtype = self._held = ""
-        self._make("float32")
+        self._variant: str | None = None
+        self._make("float32", None)
+
+    def variants(self) -> tuple[str, ...]:
+        return variants.names(self.pair, self.module)
 
     def described(self) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
         return weights.describe(self._model), {}
@@ -53,8 +58,9 @@ class Made:
         """Results of the case: outputs, gradients of inputs, and, by their own paths, gradients of parameters and in
         training the buffers after the step."""
         assert job.weights is not None
-        if takes_dtype(self.pair.flax) and job.case.run_dtype != self._dtype:
-            self._make(job.case.run_dtype)
+        dtype = job.case.run_dtype if takes_dtype(self.pair.flax) else self._dtype
+        if (dtype, job.variant) != (self._dtype, self._variant):
+            self._make(dtype, job.variant)
         if job.weights != self._held:
             self._take(files.read(job.weights))
             self._held = job.weights
@@ -93,10 +99,9 @@ class Made:
         jax.clear_caches()
         return {name: np.asarray(array) for name, array in results.items()}, ()
 
-    def _make(self, dtype: str) -> None:
-        factory = self.pair.flax
-        self.module = factory(dtype=getattr(jnp, dtype)) if takes_dtype(factory) else factory()
-        self._dtype, self._held = dtype, ""
+    def _make(self, dtype: str, variant: str | None) -> None:
+        self.module: Any = variants.make(self.pair, variant, getattr(jnp, dtype))
+        self._dtype, self._variant, self._held = dtype, variant, ""
         if isinstance(self.module, nnx.Module):
             self.module.eval()
             self._model: Any = self.module

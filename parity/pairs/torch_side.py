@@ -11,6 +11,7 @@ import torch
 
 from parity import worker_torch
 from parity.messages import Options
+from parity.montecarlo.double import Double
 from parity.montecarlo.spread import Rounding, Spread, spread
 from parity.pairs.cases import cotangent
 from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, UNCERTAIN, PairJob, PairSide, random_words
@@ -35,6 +36,7 @@ class Made:
     def __init__(self, pair: Pair, side: PairSide) -> None:
         self.pair, self._seed = pair, side.seed
         self.module = self._made(torch.float32)
+        self._last: tuple[Any, Any] = None, None
 
     def _made(self, dtype: torch.dtype) -> torch.nn.Module:
         torch.manual_seed(self._seed)
@@ -52,18 +54,32 @@ class Made:
         module.load_state_dict(weights.state_dict())
         return module
 
+    def variants(self) -> tuple[str, ...]:
+        return ()
+
     def described(self) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
         return tuple(weights.describe(self.module)), dict(weights.arrays(self.module))
 
     def run(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """Results in the case's dtype, the truth and its spread, each name with a word in front."""
+        """Results in the case's dtype, the truth and its spread, each name with a word in front; once for all variants
+        of the other side."""
+        if self._last[0] != (job.case, job.seed):
+            self._last = (job.case, job.seed), self._results(job)
+        results: tuple[dict[str, np.ndarray], tuple[str, ...]] = self._last[1]
+        return results
+
+    def _results(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         module = self._as(_FLOATS[job.case.run_dtype], self.module)
         reference = self._step(module, job, None)
         self._check_repeats(module, job, reference)
         double = self._as(torch.float64, module)
-        truth = {name: _numpy(tensor) for name, tensor in self._step(double, job, torch.float64).items()}
-        rounding = Rounding.of(job.case.run_dtype)
-        widths = spread(lambda: self._step(double, job, torch.float64), truth, rounding, seed=job.seed)
+
+        def run() -> dict[str, torch.Tensor]:
+            with Double():
+                return self._step(double, job, torch.float64)
+
+        truth = {name: _numpy(tensor) for name, tensor in run().items()}
+        widths = spread(run, truth, Rounding.of(job.case.run_dtype), seed=job.seed)
         found = {REFERENCE + name: _numpy(tensor) for name, tensor in reference.items()}
         found |= {TRUTH + name: array for name, array in truth.items()}
         found |= {SPREAD + name: array for name, array in widths.results.items()}
