@@ -13,7 +13,7 @@ from rich.console import Console
 from parity import fuzz, pipeline
 from parity.attention import Attention
 from parity.errors import BadInput
-from parity.pairs.session import PairPlan, PairSession
+from parity.pairs.session import PairPlan
 from parity.pipeline import Listener, Plan, Run, Session
 from parity.report import Writer, terminal
 from parity.results import CaseResult, Report
@@ -22,7 +22,7 @@ from parity.results import CaseResult, Report
 def run_and_report(plan: Plan, outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Run all cases of a plan."""
     console = Console()
-    with _shown(console, len(plan.cases) * max(1, len(plan.implementations)), quiet) as listener:
+    with shown(console, len(plan.cases) * max(1, len(plan.implementations)), quiet) as listener:
         report = pipeline.run(plan, listener)
     return _finish(console, report, outputs, quiet=quiet)
 
@@ -30,7 +30,7 @@ def run_and_report(plan: Plan, outputs: Sequence[Writer], *, quiet: bool) -> int
 def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Run random cases; each that fails is shrunk, and the small one stands beside it."""
     console = Console()
-    with _shown(console, len(cases), quiet) as listener:
+    with shown(console, len(cases), quiet) as listener:
         found = Run({"seed": str(plan.seed)}, listener)
 
         def use(session: Session) -> None:
@@ -45,11 +45,11 @@ def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], 
 def run_pairs(plans: Sequence[PairPlan], outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Run users' pairs one after the other; one whose modules cannot be brought together costs its own cases only."""
     console = Console()
-    with _shown(console, sum(len(plan.cases) for plan in plans), quiet) as listener:
+    with shown(console, sum(len(plan.cases) for plan in plans), quiet) as listener:
         found = Run({"seed": str(plans[0].seed)}, listener)
         for plan in [plan for plan in plans if plan.cases]:
             try:
-                found.within(lambda plan=plan: PairSession(plan), lambda s, plan=plan: s.run(plan.cases, found.collect))  # type: ignore[misc]
+                found.within(plan.session, lambda session, plan=plan: session.run(plan.cases, found.collect))  # type: ignore[misc]
             except BadInput as error:
                 for case in plan.cases:
                     found.collect(plan.unable(case, str(error)))
@@ -76,7 +76,7 @@ def _shrunk(session: Session, result: CaseResult) -> CaseResult:
 
 
 @contextlib.contextmanager
-def _shown(console: Console, total: int, quiet: bool) -> Iterator[Listener]:
+def shown(console: Console, total: int, quiet: bool) -> Iterator[Listener]:
     """A listener that shows each result: a bar on a terminal, a line elsewhere, nothing if quiet."""
     if console.is_terminal:
         with terminal.progress(console) as bar:

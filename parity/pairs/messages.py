@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.pairs.cases import PairCase
+from parity.pairs.cases import PairCase, cotangent
 
 # What stands in front of the names of what torch's side returns: results in the run's dtype and in float64, how far
 # rounding spreads them, and which whole numbers it may change.
@@ -38,10 +38,19 @@ class PairHello:
 
 @dataclasses.dataclass(frozen=True)
 class PairJob:
-    """A case to run. `weights` is the file that a Flax module takes its weights from."""
+    """A case to run. `weights` is the file that a Flax module takes its weights from. `cotangents` are those that were
+    recorded, by output; the others each side makes."""
 
     key: int
     case: PairCase
     arrays: Mapping[str, np.ndarray]
     weights: str | None = None
     seed: int = 0
+    cotangents: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def cotangent(self, output: str, shape: tuple[int, ...]) -> np.ndarray:
+        """What an output of this shape is multiplied with on the way back."""
+        found = self.cotangents.get(output)
+        if found is not None and found.shape == shape:
+            return found
+        return cotangent(self.seed, self.case.name, output, shape, self.case.run_dtype)

@@ -40,6 +40,9 @@ class PairPlan(Plan):
         words = ["parity", "run", "--pair", self.reference.pair, "--case", case.name, "--seed", str(self.seed)]
         return shlex.join(words + (["--device", self.device] if self.device else []))
 
+    def session(self) -> Session:
+        return PairSession(self)
+
     def unable(self, case: Case, reason: str) -> CaseResult:
         """What becomes of a case when the two modules cannot be brought together: made, or given the same weights."""
         return CaseResult(
@@ -87,17 +90,21 @@ class PairSession(Session):
         self, case: Case, arrays: dict[str, np.ndarray], reference: Outcome, candidate: Outcome
     ) -> list[Verdict]:
         del arrays
-        own = _part(reference, REFERENCE)
-        spreads, uncertain = _part(reference, SPREAD), _part(reference, UNCERTAIN)
-        found = _in_torch_names(self._map, candidate.arrays, case.dtype)
-        verdicts = [_structure(own, found)]
-        expectations = {}
-        for name, truth in _part(reference, TRUTH).items():
-            if name in spreads:
-                expectations[name] = _expectation(truth, spreads[name], str(own[name].dtype))
-            else:
-                verdicts.append(_discrete(name, own[name], found.get(name), uncertain.get(name)))
-        return [verdict for verdict in verdicts if verdict] + compare(expectations, own, found)
+        return judge(reference, _in_torch_names(self._map, candidate.arrays, case.dtype))
+
+
+def judge(reference: Outcome, found: dict[str, np.ndarray]) -> list[Verdict]:
+    """All verdicts on a candidate's results, by torch's names, against what torch's side has returned."""
+    own = _part(reference, REFERENCE)
+    spreads, uncertain = _part(reference, SPREAD), _part(reference, UNCERTAIN)
+    verdicts = [_structure(own, found)]
+    expectations = {}
+    for name, truth in _part(reference, TRUTH).items():
+        if name in spreads:
+            expectations[name] = _expectation(truth, spreads[name], str(own[name].dtype))
+        else:
+            verdicts.append(_discrete(name, own[name], found.get(name), uncertain.get(name)))
+    return [verdict for verdict in verdicts if verdict] + compare(expectations, own, found)
 
 
 def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
