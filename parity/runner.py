@@ -24,7 +24,7 @@ def run_and_report(plan: Plan, outputs: Sequence[Writer], *, quiet: bool) -> int
     console = Console()
     with shown(console, len(plan.cases) * max(1, len(plan.implementations)), quiet) as listener:
         report = pipeline.run(plan, listener)
-    return _finish(console, report, outputs, quiet=quiet)
+    return finish(console, report, outputs, quiet=quiet)
 
 
 def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], *, quiet: bool) -> int:
@@ -39,7 +39,7 @@ def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], 
                 found.results.append(_shrunk(session, result))
 
         found.within(lambda: Session(plan), use)
-    return _finish(console, found.report(), outputs, quiet=True)
+    return finish(console, found.report(), outputs, quiet=True)
 
 
 def run_pairs(plans: Sequence[PairPlan], outputs: Sequence[Writer], *, quiet: bool) -> int:
@@ -57,7 +57,7 @@ def run_pairs(plans: Sequence[PairPlan], outputs: Sequence[Writer], *, quiet: bo
             if found.interrupted or (plan.fail_fast and any(done)):
                 break
     empty = not any(plan.cases for plan in plans)
-    return _finish(console, found.report(empty_shard=empty), outputs, quiet=quiet)
+    return finish(console, found.report(empty_shard=empty), outputs, quiet=quiet)
 
 
 def _shrunk(session: Session, result: CaseResult) -> CaseResult:
@@ -101,7 +101,7 @@ def _say(line: str) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-def _finish(console: Console, report: Report, outputs: Sequence[Writer], *, quiet: bool) -> int:
+def finish(console: Console, report: Report, outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Write first, print second: what was found is on disk before anything else can go wrong."""
     for write in outputs:
         try:

@@ -106,3 +106,16 @@ def replay(
         raise BadInput(f"{file} is a golden of pairs, whose modules have no --implementation")
     plans = pair_replays(file, golden, case, pair, **options)
     return command.replay(plans, writers(json=json, junit=junit, save_failures=None), quiet=quiet)
+
+
+@app.command(epilog=COMPARED)
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A golden, or any safetensors file.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="What is judged by it.")],
+    ulps: Annotated[int, typer.Option(help="What two numbers of plain files may be apart.", min=0)] = 0,
+    quiet: QuietOption = False,
+) -> int:
+    """Compare two files of tensors by name: by the bounds of A where A is a golden, else number by number."""
+    from parity.goldens import compare as comparison
+
+    return comparison.main(first, second, ulps, quiet=quiet)

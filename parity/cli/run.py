@@ -48,6 +48,9 @@ def run(
     save_failures: Annotated[
         Path | None, typer.Option(help="Write the tensors of failed cases here, as safetensors.")
     ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Find the bounds of a --pair anew, and do not keep them.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> int:
     """Feed identical tensors through both sides; judge outputs and gradients against a float64 truth."""
@@ -63,7 +66,7 @@ def run(
         outputs = writers(json=json, junit=junit, save_failures=save_failures)
         plans = pair_plans(
             pair, case, dtypes, shard, seed=seed, device=device, timeout=timeout, fail_fast=fail_fast,
-            cache_dir=default_cache_dir(),
+            cache_dir=default_cache_dir(), spreads=None if no_cache else default_cache_dir("spreads"),
         )  # fmt: skip
         return run_pairs(plans, outputs, quiet=quiet)
     chosen = attention_cases(suite, case, fuzz, seed, dtypes)

@@ -16,7 +16,7 @@ from parity.spec import Interface
 from parity.weights.layers import Layer
 
 ATTENTION, PAIR = "attention", "pair"
-# The first words of the names of a case's arrays. A pair's results have words of their own in front (pairs/messages.py).
+# The first words of the names of a case's arrays; for a pair's results there are more, in pairs/messages.py.
 INPUT, RESULT, TRUTH, WIDTH, COTANGENT = "input/", "reference/", "truth/", "width/", "cotangent/"
 
 

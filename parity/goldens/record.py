@@ -1,4 +1,4 @@
-"""Run the reference alone, and keep what it says. One session a reference; a case that costs its worker costs no other."""
+"""Run the reference alone, and keep what it says; a case that costs its worker costs no other."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ RECORDED = "recorded"
 class _Alone:
     """A session without a candidate; its verdict on a case is that it was recorded."""
 
-    labels = ("reference",)
-    plan: Plan
+    labels: tuple[str, ...] = ("reference",)
+    plan: Any
     _hellos: dict[str, Any]
     recordings: dict[str, Recording]
 

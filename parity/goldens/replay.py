@@ -69,7 +69,7 @@ class _FromFile:
     def _start(self, label: str, options: Options) -> Side:
         if label == "reference":
             return Answers(self.plan.source.recorded, self.plan.source.kind)
-        return super()._start(label, options)  # type: ignore[misc, no-any-return]
+        return super()._start(label, options)  # type: ignore[misc]
 
     def _arrays(self, slot: Slot) -> dict[str, np.ndarray]:
         if slot.arrays is None:

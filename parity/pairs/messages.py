@@ -17,11 +17,13 @@ REFERENCE, TRUTH, SPREAD, UNCERTAIN = "reference/", "truth/", "spread/", "uncert
 
 @dataclasses.dataclass(frozen=True)
 class PairSide:
-    """One side of the pair that a whole SPEC names: "torch" or "flax"."""
+    """One side of the pair that a whole SPEC names: "torch" or "flax". `spreads` is the folder in which torch's side
+    keeps how far rounding spreads its results, None for none."""
 
     pair: str
     framework: str
     seed: int = 0
+    spreads: str | None = None
 
     def __str__(self) -> str:
         return f"{self.pair} ({self.framework})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from parity import worker_torch
 from parity.messages import Options
+from parity.montecarlo import cache
 from parity.montecarlo.spread import Rounding, Spread, spread
 from parity.pairs.cases import cotangent
 from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, UNCERTAIN, PairJob, PairSide
@@ -38,6 +40,7 @@ class Made:
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"expected a torch.nn.Module, got {type(module).__name__}")
         self.pair, self.module = pair, module.eval()
+        self._spreads = side.spreads
 
     def described(self) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
         return tuple(weights.describe(self.module)), dict(weights.arrays(self.module))
@@ -50,12 +53,15 @@ class Made:
         double = copy.deepcopy(module).double()
         truth = {name: _numpy(tensor) for name, tensor in self._step(double, job, torch.float64).items()}
         rounding = Rounding.of(job.case.run_dtype)
-        widths = spread(lambda: self._step(double, job, torch.float64), truth, rounding, seed=job.seed)
+        run = functools.partial(spread, lambda: self._step(double, job, torch.float64), truth, rounding, seed=job.seed)
+        # The function itself is known by what it gives: a changed helper of the module's changes these numbers, too.
+        known = (double, self.pair.torch_call), job.arrays, truth, (job.case.name, job.seed, rounding)
+        widths, cached = (run(), False) if self._spreads is None else cache.remembered(self._spreads, *known, run)
         found = {REFERENCE + name: _numpy(tensor) for name, tensor in reference.items()}
         found |= {TRUTH + name: array for name, array in truth.items()}
         found |= {SPREAD + name: array for name, array in widths.results.items()}
         found |= {UNCERTAIN + name: array for name, array in widths.uncertain.items()}
-        return found, _notes(widths)
+        return found, _notes(widths) + (("bound from the cache",) if cached else ())
 
     def _call(self, module: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         call = self.pair.torch_call
