@@ -14,6 +14,7 @@ from flax import linen, nnx
 
 from parity import tensors, worker_jax
 from parity.messages import Options
+from parity.pairs import variants
 from parity.pairs.cases import cases
 from parity.pairs.messages import PairJob, PairSide
 from parity.pairs.nested import flatten
@@ -34,7 +35,15 @@ class Made:
     """The Flax module of a pair, in evaluation."""
 
     def __init__(self, pair: Pair, side: PairSide) -> None:
-        self.pair, self.module = pair, pair.flax()
+        self.pair, self._side = pair, side
+        self._variant: str | None = None
+        self._set(pair.flax())
+
+    def variants(self) -> tuple[str, ...]:
+        return variants.names(self.pair, self.module)
+
+    def _set(self, module: Any) -> None:
+        self.module, pair, side = module, self.pair, self._side
         self._held: str | None = None
         if isinstance(self.module, nnx.Module):
             self.module.eval()
@@ -53,6 +62,9 @@ class Made:
     def run(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """Results of the case: outputs, gradients of inputs, and of parameters by their own paths."""
         assert job.weights is not None
+        if job.variant != self._variant:
+            self._set(variants.make(self.pair, job.variant))
+            self._variant = job.variant
         if job.weights != self._held:
             self._take(files.read(job.weights))
             self._held = job.weights

@@ -14,6 +14,9 @@ from parity.pairs.cases import PairCase, cotangent
 # rounding spreads them, and which whole numbers it may change.
 REFERENCE, TRUTH, SPREAD, UNCERTAIN = "reference/", "truth/", "spread/", "uncertain/"
 
+# The variants of a port that `parity mutate` judges: itself, and how the names of the others begin.
+PORT, HONEST, WRONG, PLANTED, SUBTLE = "the port", "honest: ", "wrong: ", "planted: ", "planted, subtle: "
+
 
 @dataclasses.dataclass(frozen=True)
 class PairSide:
@@ -31,23 +34,26 @@ class PairSide:
 
 @dataclasses.dataclass(frozen=True)
 class PairHello:
-    """The module is made: its layers (`parity.weights.layers.Layer`), and on torch's side what is in them."""
+    """The module is made: its layers (`parity.weights.layers.Layer`), and on torch's side what is in them; on Flax's,
+    which variants of it `parity mutate` may ask for."""
 
     environment: Mapping[str, str]
     layers: tuple[Any, ...]
     arrays: Mapping[str, np.ndarray]
+    variants: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class PairJob:
-    """A case to run. `weights` is the file that a Flax module takes its weights from. `cotangents` are those that were
-    recorded, by output; the others each side makes."""
+    """A case to run. `weights` is the file that a Flax module takes its weights from; `variant` is which module.
+    `cotangents` are those that were recorded, by output; the others each side makes."""
 
     key: int
     case: PairCase
     arrays: Mapping[str, np.ndarray]
     weights: str | None = None
     seed: int = 0
+    variant: str | None = None
     cotangents: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def cotangent(self, output: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -70,6 +70,8 @@ class Pair:
         transform]).
       dtypes: in which the pair is run; None for what the command says, float32.
       differs: what differs on purpose, in words; it stands in every report.
+      honest, wrong: for `parity mutate --pair`, other makers of the Flax module by name, with the same parameters: such
+        as are the same function by another algorithm, and such as are not.
 
     >>> pair = Pair(torch=lambda: ..., flax=lambda: ..., inputs={"x": Input("n 8")}, sizes={"n": (3, 5)})
     >>> pair.runs
@@ -85,6 +87,8 @@ class Pair:
     weights: Sequence[Sequence[str]] = ()
     dtypes: Sequence[str] | None = None
     differs: Sequence[str] = ()
+    honest: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
+    wrong: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("torch", "flax"):

@@ -63,6 +63,12 @@ class PairSession(Session):
         torch, flax = self._hellos["reference"], self._hellos["candidate"]
         self._map = plan(torch.layers, flax.layers, [Rule(*rule) for rule in self.plan.rules])
 
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The modules that stand for the candidate in `parity mutate --pair`."""
+        found: tuple[str, ...] = self._hellos["candidate"].variants
+        return found
+
     def close(self) -> None:
         super().close()
         if hasattr(self, "_folder"):
@@ -74,7 +80,8 @@ class PairSession(Session):
     def _job(self, key: int, slot: Slot, label: str) -> Any:
         assert isinstance(slot.case, PairCase)
         weights = self._weights(slot.case.run_dtype) if label == "candidate" else None
-        return PairJob(key, slot.case, self._arrays(slot), weights, self.plan.seed)
+        variant = slot.implementation if label == "candidate" else None
+        return PairJob(key, slot.case, self._arrays(slot), weights, self.plan.seed, variant)
 
     def _weights(self, dtype: str) -> str:
         """A file with the Flax module's weights in a dtype."""

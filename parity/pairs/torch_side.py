@@ -41,12 +41,23 @@ class Made:
             raise TypeError(f"expected a torch.nn.Module, got {type(module).__name__}")
         self.pair, self.module = pair, module.eval()
         self._spreads = side.spreads
+        self._last: tuple[Any, Any] = None, None
+
+    def variants(self) -> tuple[str, ...]:
+        return ()
 
     def described(self) -> tuple[tuple[Any, ...], dict[str, np.ndarray]]:
         return tuple(weights.describe(self.module)), dict(weights.arrays(self.module))
 
     def run(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """Results in the case's dtype, the truth and its spread, each name with a word in front."""
+        """Results in the case's dtype, the truth and its spread, each name with a word in front; once for all variants
+        of the other side."""
+        if self._last[0] != (job.case, job.seed):
+            self._last = (job.case, job.seed), self._results(job)
+        results: tuple[dict[str, np.ndarray], tuple[str, ...]] = self._last[1]
+        return results
+
+    def _results(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         module = copy.deepcopy(self.module).to(_FLOATS[job.case.run_dtype])
         reference = self._step(module, job, None)
         self._check_repeats(module, job, reference)

@@ -29,7 +29,7 @@ def main(connection: Connection, side: PairSide, options: Options) -> None:
         framework.set_up(options)
         module = _made(framework, side)
         layers, arrays = module.described()
-        connection.send(PairHello(framework.environment(), layers, arrays))
+        connection.send(PairHello(framework.environment(), layers, arrays, module.variants()))
     except BadInput as error:
         connection.send(Bad(str(error)))
         return

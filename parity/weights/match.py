@@ -49,22 +49,24 @@ def match(torch: Sequence[Layer], flax: Sequence[Layer]) -> Matching:
     """Pair what can be paired; what is left over, on either side, is returned."""
     classes = [_balanced(each, torch, flax) for each in _classes(torch, flax)]
     fits = _fitting(torch, flax)
-    scores = [
-        names.alike([_paths(torch[i]) for i in each.torch], [_paths(flax[j]) for j in each.flax]) for each in classes
-    ]
+    scores = [_scores(classes, torch, flax, spelled=spelled) for spelled in (False, True)]
     found: dict[int, int] = {}
     why: dict[int, str] = {}
     while True:
         bonus = _containers(found, torch, flax)
-        fresh: dict[int, int] = {}
-        for each, score in zip(classes, scores, strict=True):
-            if set(each.torch) <= found.keys():
-                continue
-            new = _settle(each, score, bonus, fits, found)
-            alone = len(each.torch) == len(each.flax) == 1
-            reason = ALONE if alone else "by name" if not found else "by name and place"
-            why |= dict.fromkeys(new, reason)
-            fresh |= new
+        # Spelling is asked only when all else has been said.
+        for words, by in zip(scores, ("by name", "by spelling"), strict=True):
+            fresh: dict[int, int] = {}
+            for each, score in zip(classes, words, strict=True):
+                if set(each.torch) <= found.keys():
+                    continue
+                new = _settle(each, score, bonus, fits, found)
+                alone = len(each.torch) == len(each.flax) == 1
+                reason = ALONE if alone else by if not found else f"{by} and place"
+                why |= dict.fromkeys(new, reason)
+                fresh |= new
+            if fresh:
+                break
         if not fresh:
             break
         found |= fresh
@@ -82,6 +84,15 @@ def match(torch: Sequence[Layer], flax: Sequence[Layer]) -> Matching:
         tuple(layer for i, layer in enumerate(torch) if i not in found),
         tuple(layer for j, layer in enumerate(flax) if j not in used),
     )  # fmt: skip
+
+
+def _scores(classes: Sequence[Class], torch: Sequence[Layer], flax: Sequence[Layer], *, spelled: bool) -> list[_Score]:
+    return [
+        names.alike(
+            [_paths(torch[i]) for i in each.torch], [_paths(flax[j]) for j in each.flax], spelled=spelled
+        )
+        for each in classes
+    ]  # fmt: skip
 
 
 def exchanged(pairs: Sequence[Pair]) -> tuple[Pair, Pair] | None:

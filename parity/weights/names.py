@@ -6,6 +6,7 @@ for the candidates in error messages only.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import re
 from collections import Counter
@@ -13,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
-# A piece of evidence outweighs that two paths are the very same, which decides only between `fc` and `linear` where
-# both sides have both. Words that are merely spelled alike decide nothing: `lin1` is `fc1`, not `lin2`.
-EVIDENCE = 2
+# A piece of evidence outweighs all spelling, which decides only between `fc` and `linear`, or `self_attn` and
+# `multihead_attn`, where both sides have both. Words that are merely spelled alike decide nothing: `lin1` is `fc1`.
+EVIDENCE = 100
 
 # Each line: a word, and what others call the same thing. Nothing here may stand for two things in one model's block.
 _SYNONYMS = """
@@ -78,6 +79,11 @@ class Name:
     words: Counter[str]
     numbers: tuple[Number, ...]
 
+    @functools.cached_property
+    def segments(self) -> Counter[str]:
+        """As they are spelled, those without a number."""
+        return Counter(segment for segment in self.path.split(".") if not any(map(str.isdigit, segment)))
+
 
 def parse(path: str) -> Name:
     """
@@ -118,12 +124,15 @@ def _joined(segment: str) -> Iterator[tuple[str, int]]:
                 break
 
 
-def alike(torch: Sequence[Sequence[str]], flax: Sequence[Sequence[str]]) -> Callable[[int, int], int]:
+def alike(
+    torch: Sequence[Sequence[str]], flax: Sequence[Sequence[str]], *, spelled: bool = False
+) -> Callable[[int, int], int]:
     """How much the i-th torch layer has in common with the j-th Flax one, each given by all of its paths.
 
     Both sequences are of layers that could be exchanged for one another, as many on one side as on the other: places
     in numbered sequences are counted among them. A number that all layers of its sequence share says nothing, and a
-    sequence counts only where both sides have it with the same lengths.
+    sequence counts only where both sides have it with the same lengths. `spelled`: modules of one spelling count too,
+    less than any evidence.
 
     >>> score = alike([["fc1"], ["fc2"]], [["Dense_0"], ["Dense_1"]])
     >>> [[score(i, j) // EVIDENCE for j in range(2)] for i in range(2)]
@@ -138,7 +147,7 @@ def alike(torch: Sequence[Sequence[str]], flax: Sequence[Sequence[str]]) -> Call
         return max(
             EVIDENCE * (a.words & b.words).total()
             + EVIDENCE * sum(key in p and other in q and p[key] == q[other] for key, other in aligned.items())
-            + (a.path == b.path)
+            + (min((a.segments & b.segments).total(), EVIDENCE - 1) if spelled else a.path == b.path)
             for a, p in zip(left[i], left_places[i], strict=True)
             for b, q in zip(right[j], right_places[j], strict=True)
         )
