@@ -61,10 +61,12 @@ def _candidates(spec: str, seed: int, options: dict[str, Any]) -> list[Any]:
     try:
         return pair_plans([spec], None, (), None, seed=seed, **options)
     except BadInput as error:
-        if "needs 'torch'" not in str(error):
-            raise
-        remedy = "a golden needs only the Flax half: import torch within the function that makes the torch module"
-        raise BadInput(f"{error}. To be judged by {remedy}") from None
+        remedy = ""
+        if "needs 'torch'" in str(error):
+            remedy = ". Only the Flax half is needed here: import torch within the function that makes the torch module"
+        elif "there is no file" in str(error) or "there is no module" in str(error):
+            remedy = ". Say with --pair where the pair is now"
+        raise BadInput(f"{error}{remedy}") from None
 
 
 def _wanted(path: Path, golden: Golden, glob: str | None) -> set[str]:

@@ -35,7 +35,13 @@ def record(plans: Sequence[Plan], path: Path, *, quiet: bool) -> int:
                 references.append(session.reference())
 
         for plan in plans:
-            found.within(plan.session, use)
+            try:
+                found.within(plan.session, use)
+            except BadInput as error:
+                if len(plans) == 1:
+                    raise
+                for case in plan.cases:  # of this one; what the others gave is kept
+                    found.collect(recording.unable(plan, case, str(error)))
             if found.interrupted:
                 break
     golden = recording.golden(plans, references, " ".join(["parity", *sys.argv[1:]]))

@@ -51,8 +51,7 @@ class _Alone:
             arrays = {INPUT + name: array for name, array in slot.arrays.items()}
             arrays, expected = (arrays, {}) if raised else self._kept(case, arrays, outcome)
             self.recordings[case.name] = Recording(case, arrays, raised, outcome.notes, expected)
-        name = str(self.plan.reference)
-        return CaseResult(case.name, status, reason, self.plan.seed, case.dtype, "auto", "", name, "", "", case=case)
+        return _result(self.plan, case, status, reason)
 
     def _kept(
         self, case: Case, arrays: dict[str, np.ndarray], outcome: Outcome
@@ -120,6 +119,17 @@ class PairRecord(PairPlan):
 
     def session(self) -> Session:
         return PairAlone(self)
+
+
+def unable(plan: Plan, case: Case, reason: str) -> CaseResult:
+    """What becomes of a case whose reference cannot be made."""
+    return _result(plan, case, "error", reason)
+
+
+def _result(plan: Plan, case: Case, status: str, reason: str) -> CaseResult:
+    return CaseResult(
+        case.name, status, reason, plan.seed, case.dtype, "auto", "", str(plan.reference), "", "", case=case
+    )
 
 
 def as_records(plans: Sequence[PairPlan]) -> list[PairRecord]:
