@@ -36,7 +36,7 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[
     # A file that was there stays as it was until the new one is whole.
     unfinished = Path(f"{path}.{os.getpid()}.unfinished")
     try:
-        save_file(dense, str(unfinished), dict(metadata or {}))
+        save_file(dense, str(unfinished), dict(metadata) if metadata else None)
         os.replace(unfinished, path)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: could not write it: {error}") from None
