@@ -12,15 +12,14 @@ T = TypeVar("T")
 
 
 def encode(value: Any) -> Any:
-    """Dicts, lists and scalars; a field that has its default is left out.
+    """Dicts, lists and scalars. Every field is written, so that a default may change and files still say the same.
 
-    >>> from parity.cases import TensorSpec
-    >>> encode(TensorSpec("x", (2, 3), "float32"))
-    {'name': 'x', 'shape': [2, 3], 'dtype': 'float32'}
+    >>> from parity.weights.layers import Part
+    >>> encode((Part(0, 3, axis=1), frozenset("ba")))
+    [{'index': 0, 'count': 3, 'axis': 1}, ['a', 'b']]
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [field for field in dataclasses.fields(value) if getattr(value, field.name) != field.default]
-        return {field.name: encode(getattr(value, field.name)) for field in fields}
+        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, frozenset):
@@ -31,7 +30,9 @@ def encode(value: Any) -> Any:
 
 
 def decode(kind: type[T], value: Any) -> T:
-    """The inverse of `encode`. Raises ValueError or TypeError where the value is none of that kind.
+    """The inverse of `encode`; a field that is missing has its default.
+
+    Raises ValueError or TypeError where the value is none of that kind.
 
     >>> from parity.cases import TensorSpec
     >>> decode(TensorSpec, {"name": "x", "shape": [2, 3], "dtype": "float32"}).shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from parity.goldens import file
 from parity.weights import files
 
 ROOT = Path(__file__).parents[3]
+CANDIDATES = Path(__file__).parents[1] / "candidates"
 ATTENTION, MLP = ROOT / "tests" / "goldens" / "attention.safetensors", ROOT / "tests" / "goldens" / "mlp.safetensors"
 PAIRS = ROOT / "examples" / "parity_golden.py"
 
@@ -189,3 +191,43 @@ def test_bad_input_exits_2(cli, arguments, words):
     ran = cli(*map(str, arguments))
     assert ran.code == 2
     assert words in ran.words
+
+
+def test_ctrl_c_keeps_what_there_is_beside_what_there_was(tmp_path):
+    golden = tmp_path / "g.safetensors"
+    golden.write_bytes(MLP.read_bytes())
+    words = ["record", str(golden), "--suite", "smoke", "--case", "S3*", "--reference", "odd:Sleeping"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "parity", *words], cwd=CANDIDATES, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    with process:
+        assert process.stdout.readline().split() == ["recorded", "S3,causal=1"]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in err) == (130, False)
+    assert "recorded 1 of 1 cases in" in out
+    assert golden.read_bytes() == MLP.read_bytes()
+    assert list(file.read(tmp_path / "g.safetensors.partial").recordings) == ["S3,causal=1"]
+
+
+def test_a_pair_that_cannot_be_made_costs_no_other(cli, tmp_path):
+    golden = tmp_path / "g.safetensors"
+    (tmp_path / "parity_no.py").write_text(
+        "from parity import Input, Pair\nno = Pair(torch=lambda: 3, flax=lambda: 3, inputs={'x': Input('3')})\n"
+    )
+    pairs = [f"{tmp_path}/parity_no.py:no", f"{PAIRS}:mlp", "parity_faults.py:random"]
+    ran = cli("record", str(golden), *(word for pair in pairs for word in ("--pair", pair)))
+    assert ran.code == 3
+    assert "expected a torch.nn.Module, got int" in ran.words
+    assert "the torch module is random in evaluation" in ran.words
+    read = file.read(golden)
+    assert [reference.name for reference in read.references] == pairs[1:]
+    assert [bool(recording.raised) for recording in read.recordings.values()] == [False, False, True]
+    alone = cli("record", str(golden), "--pair", pairs[0])
+    assert (alone.code, file.read(golden).recordings.keys()) == (2, read.recordings.keys())
+    ran = cli("replay", str(golden), "--pair", f"{tmp_path}/parity_no.py:other")
+    assert ran.code == 2
+    assert "holds the pairs mlp, random; which one is it to be judged by?" in ran.words
+    twice = cli("record", str(golden), "--pair", pairs[1], "--pair", "../../../examples/parity_golden.py:mlp")
+    assert (twice.code, "two of the pairs have the name parity_golden.mlp" in twice.words) == (2, True)
