@@ -6,7 +6,10 @@ parity run --pair examples/parity_blocks.py:encoder --dtype bfloat16
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import torch
 from flax import nnx
 from torch import nn
@@ -51,11 +54,18 @@ class TorchEncoder(nn.Module):
         return x
 
 
+def chunked_attention(query: jax.Array, key: jax.Array, value: jax.Array, **_: object) -> jax.Array:
+    """A chunk of queries at a time, scaled before the product."""
+    chunks = jnp.array_split(query / query.shape[-1] ** 0.5, 3, axis=1)
+    weights = [nnx.softmax(jnp.einsum("bihd,bjhd->bhij", chunk, key)) for chunk in chunks]
+    return jnp.concatenate([jnp.einsum("bhij,bjhd->bihd", each, value) for each in weights], axis=1)
+
+
 class FlaxEncoder(nnx.Module):
-    def __init__(self, features: int, heads: int, depth: int, rngs: nnx.Rngs) -> None:
+    def __init__(self, features: int, heads: int, depth: int, rngs: nnx.Rngs, **options: Any) -> None:
         self.norms = nnx.List([nnx.LayerNorm(features, epsilon=1e-5, rngs=rngs) for _ in range(depth)])
         self.attentions = nnx.List(
-            [nnx.MultiHeadAttention(heads, features, decode=False, rngs=rngs) for _ in range(depth)]
+            [nnx.MultiHeadAttention(heads, features, decode=False, rngs=rngs, **options) for _ in range(depth)]
         )
         self.mlps = nnx.List([FlaxMLP(features, 4 * features, rngs) for _ in range(depth)])
 
@@ -103,6 +113,7 @@ encoder = Pair(
     flax=lambda: FlaxEncoder(24, 3, 2, nnx.Rngs(0)),
     inputs={"x": Input("b n 24")},
     sizes={"b": 2, "n": 7},
+    honest={"in chunks": lambda: FlaxEncoder(24, 3, 2, nnx.Rngs(0), attention_fn=chunked_attention)},
 )
 conv_block = Pair(
     torch=lambda: TorchConvBlock(8),

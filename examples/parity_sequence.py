@@ -48,7 +48,7 @@ class TorchDecoder(nn.Module):
 
 class FlaxDecoderLayer(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, activation: Activation, causal: bool, epsilon: float) -> None:
-        attention = dict(num_heads=HEADS, in_features=FEATURES, decode=False, rngs=rngs)
+        attention = {"num_heads": HEADS, "in_features": FEATURES, "decode": False, "rngs": rngs}
         self.self_attn, self.multihead_attn = (nnx.MultiHeadAttention(**attention) for _ in range(2))
         self.norm1, self.norm2, self.norm3 = (nnx.LayerNorm(FEATURES, epsilon=epsilon, rngs=rngs) for _ in range(3))
         self.linear1 = nnx.Linear(FEATURES, 2 * FEATURES, rngs=rngs)

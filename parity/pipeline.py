@@ -25,6 +25,8 @@ from parity.spec import Spec
 DEFAULT_REFERENCE, DEFAULT_CANDIDATE = "attend_torch:Attend", "attend_jax:Attend"
 # How many cases the faster side may be ahead: enough to keep it busy, few enough to keep memory small.
 AHEAD = 6
+# How many quantities the reason of a case names: those of attention, all of them.
+_REASONS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +198,7 @@ class Session:
                 status, reason = "error", f"a fault of the harness: {type(fault).__name__}: {fault}"
             else:
                 bad = [verdict for verdict in verdicts if verdict.status == status]
-                reason = "" if status == "passed" else "; ".join(f"{v.quantity}: {v.reason}" for v in bad)
+                reason = "" if status == "passed" else _summary([f"{v.quantity}: {v.reason}" for v in bad])
         device = self._hellos["candidate"].environment
         return CaseResult(
             name=case.name,
@@ -227,6 +229,12 @@ class Session:
         if case.kind != "exact":
             return ""
         return diagnose.likely_cause(case, arrays, candidate.arrays, verdicts, self.plan.criterion)
+
+
+def _summary(reasons: Sequence[str]) -> str:
+    """The first few; a model has hundreds of parameters, and each verdict says the rest."""
+    more = len(reasons) - _REASONS
+    return "; ".join([*reasons[:_REASONS], *([f"and {more} more"] if more > 0 else [])])
 
 
 class Run:

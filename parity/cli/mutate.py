@@ -13,7 +13,9 @@ from parity.cli.choice import pair_plans, suite_cases
 from parity.cli.options import PairOption, QuietOption, names
 
 
-@app.command(epilog="Exit code: 0 all wrong ports caught and no honest one rejected · 1 otherwise · 2 bad input")
+@app.command(
+    epilog="Exit code: 0 all wrong ports caught and no honest one rejected · 1 otherwise · 2 bad input · 4 not judged"
+)
 def mutate(
     suite: Annotated[str, typer.Option("--suite", help="The suite that must catch every wrong port.")] = "default",
     mutant: Annotated[str | None, typer.Option("--mutant", help="Glob over the names of ports.")] = None,

@@ -22,7 +22,7 @@ from parity.pairs.messages import HONEST, PORT, SUBTLE, WRONG
 from parity.pairs.session import PairPlan, PairSession
 from parity.report import terminal
 from parity.report.json import plain
-from parity.results import EXIT_INTERRUPTED, EXIT_MISMATCH, CaseResult
+from parity.results import EXIT_INTERRUPTED, EXIT_MISMATCH, EXIT_NOTHING, CaseResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Row:
     def quantities(self) -> list[str]:
         """What noticed it, the most frequent first."""
         found = [v.quantity for result in self.rejected for v in result.verdicts if v.status == "failed"]
-        return sorted(set(found), key=lambda name: -found.count(name)) or (["raised"] if self.rejected else [])
+        named = sorted(dict.fromkeys(found), key=lambda name: -found.count(name))  # in the order of the results
+        return named or (["raised"] if self.rejected else [])
 
     @property
     def required(self) -> bool:
@@ -62,7 +63,8 @@ class Row:
     @property
     def outcome(self) -> str:
         if self.honest:
-            return "rejected" if self.rejected else "passes"
+            passed = all(result.status == "passed" for result in self.results)
+            return "rejected" if self.rejected else "passes" if passed else "not judged"
         if self.rejected:
             return "caught"
         return "survives" if self.required else "no effect" if not self.effect else "too subtle"
@@ -70,7 +72,7 @@ class Row:
 
 def main(plans: Sequence[PairPlan], glob: str | None, seeds: int, json: Path | None, *, quiet: bool) -> int:
     """Run all variants of all pairs, print the table, and return 0 if all wrong ones are caught and no honest one is
-    rejected.
+    rejected, 4 where an honest one was not judged: the reference raised, or the bound was too wide.
 
     Raises:
       BadInput: no variant matches the glob; a pair's modules cannot be brought together.
@@ -90,6 +92,8 @@ def main(plans: Sequence[PairPlan], glob: str | None, seeds: int, json: Path | N
     _show(console, rows, time.monotonic() - start, seeds, quiet=quiet)
     if interrupted:
         return EXIT_INTERRUPTED
+    if any(row.outcome == "not judged" for row in rows):
+        return EXIT_NOTHING
     return EXIT_MISMATCH if any(row.outcome in ("survives", "rejected") for row in rows) else 0
 
 
@@ -124,14 +128,15 @@ def _numbers(results: Sequence[CaseResult]) -> list[tuple[object, ...]]:
 def _show(console: Console, rows: Sequence[Row], seconds: float, seeds: int, *, quiet: bool) -> None:
     if not quiet:
         wide = console if console.is_terminal else Console(width=160)  # a log has no width
-        wide.print(_table(rows))
+        for grid in _tables(rows):
+            wide.print(grid, "")
     for row in rows:
         if row.outcome == "survives":
             console.print(f"[bold red]SURVIVED[/] {escape(row.pair)}: {escape(row.variant)}", soft_wrap=True)
-        if row.outcome == "rejected":
-            first = row.rejected[0]
+        if row.outcome in ("rejected", "not judged"):
+            first = next(result for result in row.results if result.status != "passed")
             console.print(
-                f"[bold red]REJECTED[/] {escape(row.pair)}: {escape(row.variant)}: {escape(first.reason)}\n"
+                f"[bold red]{row.outcome.upper()}[/] {escape(f'{row.pair}: {row.variant}: {first.reason}')}\n"
                 f"  {escape(first.command)}", soft_wrap=True,
             )  # fmt: skip
     wrong = [row for row in rows if not row.honest and row.required]
@@ -146,17 +151,20 @@ def _show(console: Console, rows: Sequence[Row], seconds: float, seeds: int, *, 
 _COLOURS = {"passes": "green", "caught": "green", "rejected": "bold red", "survives": "bold red"}
 
 
-def _table(rows: Sequence[Row]) -> Table:
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for heading in ("pair", "port", "", "in", "error/bound", "noticed by"):
-        grid.add_column(heading, justify="right" if heading == "error/bound" else "left")
-    for row in rows:
-        colour = _COLOURS.get(row.outcome, "dim")
-        grid.add_row(
-            escape(row.pair), escape(row.variant), f"[{colour}]{row.outcome}[/]",
-            f"{len(row.rejected)} of {len(row.results)}", f"{row.ratio:.2g}", escape(", ".join(row.quantities[:4])),
-        )  # fmt: skip
-    return grid
+def _tables(rows: Sequence[Row]) -> Iterator[Table]:
+    for pair in dict.fromkeys(row.pair for row in rows):
+        grid = Table(box=None, pad_edge=False, header_style="bold", title=escape(pair), title_justify="left")
+        for heading in ("port", "", "in", "error/bound", "noticed by"):
+            grid.add_column(heading, justify="right" if heading == "error/bound" else "left")
+        for row in [row for row in rows if row.pair == pair]:
+            colour = _COLOURS.get(row.outcome, "dim")
+            first, more = row.quantities[:2], len(row.quantities) - 2
+            noticed = ", ".join(first) + (f" and {more} more" if more > 0 else "")
+            grid.add_row(
+                escape(row.variant), f"[{colour}]{row.outcome}[/]", f"{len(row.rejected)} of {len(row.results)}",
+                f"{row.ratio:.2g}", escape(noticed),
+            )  # fmt: skip
+        yield grid
 
 
 def _write(rows: Sequence[Row], seeds: int, path: Path, seconds: float) -> None:

@@ -13,6 +13,7 @@ import torch
 from parity import worker_torch
 from parity.messages import Options
 from parity.montecarlo import cache
+from parity.montecarlo.double import Double
 from parity.montecarlo.spread import Rounding, Spread, spread
 from parity.pairs.cases import cotangent
 from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, UNCERTAIN, PairJob, PairSide
@@ -62,12 +63,17 @@ class Made:
         reference = self._step(module, job, None)
         self._check_repeats(module, job, reference)
         double = copy.deepcopy(module).double()
-        truth = {name: _numpy(tensor) for name, tensor in self._step(double, job, torch.float64).items()}
+
+        def run() -> dict[str, torch.Tensor]:
+            with Double():
+                return self._step(double, job, torch.float64)
+
+        truth = {name: _numpy(tensor) for name, tensor in run().items()}
         rounding = Rounding.of(job.case.run_dtype)
-        run = functools.partial(spread, lambda: self._step(double, job, torch.float64), truth, rounding, seed=job.seed)
+        find = functools.partial(spread, run, truth, rounding, seed=job.seed)
         # The function itself is known by what it gives: a changed helper of the module's changes these numbers, too.
         known = (double, self.pair.torch_call), job.arrays, truth, (job.case.name, job.seed, rounding)
-        widths, cached = (run(), False) if self._spreads is None else cache.remembered(self._spreads, *known, run)
+        widths, cached = (find(), False) if self._spreads is None else cache.remembered(self._spreads, *known, find)
         found = {REFERENCE + name: _numpy(tensor) for name, tensor in reference.items()}
         found |= {TRUTH + name: array for name, array in truth.items()}
         found |= {SPREAD + name: array for name, array in widths.results.items()}
