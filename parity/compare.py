@@ -9,6 +9,7 @@ import numpy as np
 
 from parity.cases import Arrays
 from parity.criterion import ARITHMETIC_FACTOR, DEPARTURE_FACTOR, REFERENCE_FACTOR, Expectation
+from parity.picture import Picture, draw
 from parity.tensors import dtype_of
 
 # What a side returns beside an output: that of the same call without gradients.
@@ -34,6 +35,7 @@ class Verdict:
     bound: float | None = None
     mismatched: int = 0
     elements: int = 0
+    picture: Picture | None = None
 
 
 def worst(statuses: list[str]) -> str:
@@ -128,7 +130,7 @@ def judge(
         max_error=float(error.max()), reference_error=float(reference_error.max()), bound_ratio=float(ratio[at]),
         worst_index=at, candidate=float(candidate64[at]), reference=float(reference64[at]),
         truth=float(rounded[at]) if not finite[at] else float(expected.truth[at]), bound=float(bound[at]),
-        mismatched=mismatched, elements=elements,
+        mismatched=mismatched, elements=elements, picture=draw(ratio, error, rounded, expected.dtype),
     )  # fmt: skip
 
 

@@ -46,6 +46,12 @@ class Plan:
     empty_shard: bool = False
     criterion: Criterion = attention
     notes: tuple[str, ...] = ()
+    shard: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a report's environment says of the plan."""
+        return {"seed": str(self.seed)} | ({"shard": self.shard} if self.shard else {})
 
     def command(self, case: Case, implementation: str | None) -> str:
         """The command that runs one case of this plan again."""
@@ -275,7 +281,7 @@ def run(plan: Plan, listener: Listener = lambda result: None) -> Report:
     Raises:
       BadSpec: a side cannot start.
     """
-    found = Run({"seed": str(plan.seed)} | machine(), listener)
+    found = Run(plan.environment | machine(), listener)
     if plan.cases:
         found.within(plan.session, lambda session: session.run(plan.cases, found.collect))
     return found.report(empty_shard=plan.empty_shard)

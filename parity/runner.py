@@ -15,7 +15,7 @@ from parity.attention import Attention
 from parity.errors import BadInput
 from parity.pairs.session import PairPlan
 from parity.pipeline import Listener, Plan, Run, Session
-from parity.report import Writer, terminal
+from parity.report import Writer, terminal, write_all
 from parity.results import CaseResult, Report
 
 
@@ -31,7 +31,7 @@ def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], 
     """Run random cases; each that fails is shrunk, and the small one stands beside it."""
     console = Console()
     with shown(console, len(cases), quiet) as listener:
-        found = Run({"seed": str(plan.seed)}, listener)
+        found = Run(plan.environment, listener)
 
         def use(session: Session) -> None:
             session.run(plan.cases, found.collect)
@@ -46,7 +46,7 @@ def run_pairs(plans: Sequence[PairPlan], outputs: Sequence[Writer], *, quiet: bo
     """Run users' pairs one after the other; one whose modules cannot be brought together costs its own cases only."""
     console = Console()
     with shown(console, sum(len(plan.cases) for plan in plans), quiet) as listener:
-        found = Run({"seed": str(plans[0].seed)}, listener)
+        found = Run(plans[0].environment, listener)
         for plan in [plan for plan in plans if plan.cases]:
             try:
                 found.within(plan.session, lambda session, plan=plan: session.run(plan.cases, found.collect))  # type: ignore[misc]
@@ -103,11 +103,7 @@ def _say(line: str) -> None:
 
 def finish(console: Console, report: Report, outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Write first, print second: what was found is on disk before anything else can go wrong."""
-    for write in outputs:
-        try:
-            write(report)
-        except OSError as error:  # the folder was there when we looked
-            console.print(f"[bold red]a report could not be written: {error}[/]", soft_wrap=True)
+    write_all(report, outputs, console)
     # Plain output has shown each case already.
     with contextlib.suppress(BrokenPipeError):
         terminal.print_report(console, report, quiet=quiet or not console.is_terminal)

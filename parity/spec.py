@@ -85,9 +85,15 @@ class Interface:
         if case.grouped and not self.groups:
             return "does not do grouped heads (S13)"
         needs_rng = case.kind == "dropout" and self.framework == "jax" and self.kind != "linen"
-        if needs_rng and not {*RNG_NAMES, "rngs"} & (self.constructor | self.call):
+        if needs_rng and not (self.rngs or {*RNG_NAMES, "rngs"} & self.constructor or "rngs" in self.call):
             return f"accepts no rng ({', '.join(RNG_NAMES)} or rngs)"
         return None
+
+    @property
+    def rngs(self) -> frozenset[str]:
+        """The names by which the call takes an rng; the `key` that stands beside a `query` is none."""
+        tensors = {"key"} if "query" in self.call else set()
+        return self.call & set(RNG_NAMES) - tensors
 
     def defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What a constructor gets: of dropout, flash and causal and of what is given, the names it knows."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from parity.compare import INFERENCE
 from parity.messages import Job, Options
-from parity.spec import RNG_NAMES, BadSpec, Interface
+from parity.spec import BadSpec, Interface
 
 # Raised by code that wants numbers where jit has tracers; such a candidate is run without jit.
 _NOT_TRACEABLE = (
@@ -89,7 +89,7 @@ def _call(
     if not train and face.kind == "function":
         keywords = face.without_dropout(keywords)
     if train and rng is not None:
-        keywords |= {name: rng for name in RNG_NAMES if name in face.call}
+        keywords |= dict.fromkeys(face.rngs, rng)
     if face.kind == "linen":
         return module.apply({}, *args, **keywords, rngs={"dropout": rng} if rng is not None else None)
     if face.kind == "nnx":

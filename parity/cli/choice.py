@@ -73,6 +73,7 @@ def pair_plans(
             seed=seed,
             notes=tuple(f"differs on purpose: {words}" for words in pair.differs),
             rules=pair.rules,
+            shard=shard,
             **options,
         )
         for pair in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,10 @@ from parity.cli.choice import attention_cases, pair_plans
 from parity.cli.options import (
     EXITS,
     CaseOption,
+    HtmlOption,
+    JsonOption,
+    JunitOption,
+    MarkdownOption,
     PairOption,
     QuietOption,
     SuiteOption,
@@ -78,8 +83,10 @@ def replay(
     device: DeviceOption = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure or error.")] = False,
     timeout: TimeoutOption = 120.0,
-    json: Annotated[Path | None, typer.Option(help="Write a JSON report (docs/report.schema.json).")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write a JUnit report.")] = None,
+    json: JsonOption = None,
+    junit: JunitOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
     quiet: QuietOption = False,
 ) -> int:
     """Judge a candidate by a golden, as `parity run` would beside the reference itself; that needs no torch."""
@@ -94,6 +101,7 @@ def replay(
     check_device(device)
     golden = read(file)
     options = {"device": device, "timeout": timeout, "fail_fast": fail_fast, "cache_dir": default_cache_dir()}
+    checked_writers = functools.partial(writers, json=json, junit=junit, html=html, markdown=markdown, annotate=True)
     if golden.kind == ATTENTION:
         if pair is not None:
             raise BadInput(f"{file} is a golden of attention; judge --candidate MODULE:NAME by it, not --pair")
@@ -101,11 +109,11 @@ def replay(
         plan = attention_plan(
             file, golden, case, candidate=Spec.parse(candidate), implementations=implementations, **options
         )
-        return command.replay([plan], writers(json=json, junit=junit, save_failures=None), quiet=quiet)
+        return command.replay([plan], checked_writers(), quiet=quiet)
     if implementation is not None:
         raise BadInput(f"{file} is a golden of pairs, whose modules have no --implementation")
     plans = pair_replays(file, golden, case, pair, **options)
-    return command.replay(plans, writers(json=json, junit=junit, save_failures=None), quiet=quiet)
+    return command.replay(plans, checked_writers(), quiet=quiet)
 
 
 @app.command(epilog=COMPARED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,12 @@ PairOption = Annotated[
     typer.Option(
         "--pair", help="Instead: your own pair, MODULE:NAME, FILE.py[:NAME] or a folder of parity_*.py. Repeatable."
     ),
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write a JSON report (docs/report.schema.json).")]
+JunitOption = Annotated[Path | None, typer.Option("--junit", help="Write a JUnit report.")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write a report to read in a browser, one file.")]
+MarkdownOption = Annotated[
+    Path | None, typer.Option("--markdown", help="Write one line, and a short table of what did not pass.")
 ]
 
 

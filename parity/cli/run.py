@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,10 @@ from parity.cli.choice import attention_cases, pair_plans, part
 from parity.cli.options import (
     EXITS,
     CaseOption,
+    HtmlOption,
+    JsonOption,
+    JunitOption,
+    MarkdownOption,
     PairOption,
     QuietOption,
     SuiteOption,
@@ -43,8 +48,10 @@ def run(
     shard: Annotated[str | None, typer.Option(help="i/n: the i-th of n parts of the cases, from 1.")] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure or error.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds a side may take for a case.", min=0.1)] = 120.0,
-    json: Annotated[Path | None, typer.Option(help="Write a JSON report (docs/report.schema.json).")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write a JUnit report.")] = None,
+    json: JsonOption = None,
+    junit: JunitOption = None,
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
     save_failures: Annotated[
         Path | None, typer.Option(help="Write the tensors of failed cases here, as safetensors.")
     ] = None,
@@ -61,9 +68,12 @@ def run(
     from parity.spec import Spec
 
     dtypes = names("--dtype", dtype, DTYPES)
+    checked_writers = functools.partial(  # after what to run, which may be wrong, and before it runs
+        writers, json=json, junit=junit, html=html, markdown=markdown, save_failures=save_failures, annotate=True
+    )
     if pair:
         check_device(device)
-        outputs = writers(json=json, junit=junit, save_failures=save_failures)
+        outputs = checked_writers()
         plans = pair_plans(
             pair, case, dtypes, shard, seed=seed, device=device, timeout=timeout, fail_fast=fail_fast,
             cache_dir=default_cache_dir(), spreads=None if no_cache else default_cache_dir("spreads"),
@@ -73,7 +83,7 @@ def run(
     cases, empty_shard = part(chosen, shard)
     check_device(device)
     implementations = implementations_of(implementation)
-    outputs = writers(json=json, junit=junit, save_failures=save_failures)
+    outputs = checked_writers()
     plan = Plan(
         cases=[attention.case() for attention in cases],
         reference=Spec.parse(reference),
@@ -85,6 +95,7 @@ def run(
         fail_fast=fail_fast,
         cache_dir=default_cache_dir(),
         empty_shard=empty_shard,
+        shard=shard,
     )
     if fuzz is not None and cases:
         return run_fuzz(plan, cases, outputs, quiet=quiet)

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from parity.compare import Verdict
 from parity.results import Report
 
 SCHEMA = 1
@@ -39,29 +40,38 @@ def as_json(report: Report) -> dict[str, Any]:
                 "candidate": result.candidate,
                 "command": result.command,
                 "seconds": round(result.seconds, 4),
-                "quantities": [
-                    {
-                        "quantity": verdict.quantity,
-                        "status": verdict.status,
-                        "reason": verdict.reason,
-                        "max_error": verdict.max_error,
-                        "reference_error": verdict.reference_error,
-                        "bound_ratio": verdict.bound_ratio,
-                        "worst_index": None if verdict.worst_index is None else list(verdict.worst_index),
-                        "candidate": verdict.candidate,
-                        "reference": verdict.reference,
-                        "truth": verdict.truth,
-                        "bound": verdict.bound,
-                        "mismatched": verdict.mismatched,
-                        "elements": verdict.elements,
-                    }
-                    for verdict in result.verdicts
-                ],
+                "quantities": [_quantity(verdict) for verdict in result.verdicts],
             }
             for result in report.results
         ],
     }
     return plain(document)
+
+
+def _quantity(verdict: Verdict) -> dict[str, Any]:
+    found = {
+        "quantity": verdict.quantity,
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "max_error": verdict.max_error,
+        "reference_error": verdict.reference_error,
+        "bound_ratio": verdict.bound_ratio,
+        "worst_index": None if verdict.worst_index is None else list(verdict.worst_index),
+        "candidate": verdict.candidate,
+        "reference": verdict.reference,
+        "truth": verdict.truth,
+        "bound": verdict.bound,
+        "mismatched": verdict.mismatched,
+        "elements": verdict.elements,
+    }
+    if verdict.picture is not None:
+        found["picture"] = {
+            "grid": list(verdict.picture.grid),
+            "groups": verdict.picture.groups,
+            "folded": verdict.picture.folded,
+            "histogram": dict(verdict.picture.histogram),
+        }
+    return found
 
 
 def write(report: Report, path: Path) -> None:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from parity.compare import Verdict
+from parity.report.words import label, ratio
 from parity.results import CaseResult, Report
 
 STYLE = {"passed": "green", "failed": "bold red", "skipped": "dim", "inconclusive": "yellow", "error": "bold magenta"}
@@ -26,9 +27,9 @@ def progress(console: Console) -> Progress:
 def line(result: CaseResult) -> str:
     """One case in one plain line, for CI."""
     worst = result.worst
-    ratio = f" {worst.quantity} {_ratio(worst.bound_ratio)}" if worst else ""
+    largest = f" {worst.quantity} {ratio(worst.bound_ratio)}" if worst else ""
     reason = f"  {result.reason}" if result.reason else ""
-    return f"{result.status:<12} {_label(result)}{ratio}{reason}"
+    return f"{result.status:<12} {label(result)}{largest}{reason}"
 
 
 def table(results: Iterable[CaseResult]) -> Table:
@@ -44,10 +45,10 @@ def table(results: Iterable[CaseResult]) -> Table:
         status = f"[{STYLE[result.status]}]{result.status}[/]"
         worst = result.worst
         if worst is None:
-            grid.add_row(escape(_label(result)), status, f"[dim]{escape(result.reason[:60])}[/]", "", "", "")
+            grid.add_row(escape(label(result)), status, f"[dim]{escape(result.reason[:60])}[/]", "", "", "")
             continue
         grid.add_row(
-            escape(_label(result)), status, worst.quantity, _ratio(worst.bound_ratio),
+            escape(label(result)), status, worst.quantity, ratio(worst.bound_ratio),
             f"{worst.max_error:.1e}", f"{worst.reference_error:.1e}",
         )  # fmt: skip
     return grid
@@ -55,7 +56,7 @@ def table(results: Iterable[CaseResult]) -> Table:
 
 def details(result: CaseResult) -> str:
     """What to know about a case that did not pass."""
-    lines = [f"[{STYLE[result.status]}]{result.status.upper()}[/] [bold]{escape(_label(result))}[/]"]
+    lines = [f"[{STYLE[result.status]}]{result.status.upper()}[/] [bold]{escape(label(result))}[/]"]
     if result.cause:
         lines.append(f"  likely cause: [bold]{escape(result.cause)}[/]")
     if not result.verdicts:
@@ -71,28 +72,20 @@ def summary(report: Report) -> str:
     """The verdict in one line."""
     counts = ", ".join(f"[{STYLE[status]}]{n} {status}[/]" for status, n in report.counts.items() if n) or "no cases"
     ratios = [v.bound_ratio for r in report.results if r.status == "passed" for v in r.verdicts]
-    largest = f"; largest error / bound of those that passed {_ratio(max(ratios))}" if ratios else ""
+    largest = f"; largest error / bound of those that passed {ratio(max(ratios))}" if ratios else ""
     interrupted = "[bold red]interrupted[/]: " if report.interrupted else ""
     return f"{interrupted}{counts} in {report.seconds:.1f} s, {report.peak_mib} MiB{largest}"
-
-
-def _label(result: CaseResult) -> str:
-    return result.name if result.implementation == "auto" else f"{result.name} [{result.implementation}]"
 
 
 def _numbers(verdict: Verdict) -> list[str]:
     if verdict.worst_index is None:
         return []
     at = ", ".join(map(str, verdict.worst_index))
-    bound = "" if verdict.bound is None else f"  bound {verdict.bound:.3g}  error / bound {_ratio(verdict.bound_ratio)}"
+    bound = "" if verdict.bound is None else f"  bound {verdict.bound:.3g}  error / bound {ratio(verdict.bound_ratio)}"
     return [
         f"    worst at \\[{at}]: candidate {verdict.candidate:.9g}  reference {verdict.reference:.9g}  "
         f"truth {verdict.truth:.9g}{bound}"
     ]
-
-
-def _ratio(ratio: float) -> str:
-    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.3g}"
 
 
 def print_report(console: Console, report: Report, *, quiet: bool) -> None:

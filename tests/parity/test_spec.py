@@ -149,6 +149,12 @@ def test_what_a_side_lacks_is_said_by_name(face, fields, words):
     assert face.missing(Attention(**fields).case()) == words
 
 
+def test_the_key_beside_a_query_is_no_rng():
+    names = ("dropout_rng", "key")
+    assert dataclasses.replace(FUNCTION, call=FUNCTION.call | {*names}).rngs == {"dropout_rng"}
+    assert dataclasses.replace(FUNCTION, call=frozenset({"q", "k", "v", *names})).rngs == {*names}
+
+
 def test_a_class_gets_arguments_where_it_takes_them():
     face = dataclasses.replace(MODULE, call=MODULE.call | {"causal", "return_logsumexp"})
     case = Attention(causal=True, flash=True, logsumexp=True).case()

@@ -22,7 +22,7 @@ class Raising(torch.nn.Linear):
         raise RuntimeError("not today")
 
 
-GIVEN = {"inputs": {"x": Input("n 6")}, "sizes": {"n": 5}}
+GIVEN = {"inputs": {"x": Input("n 6")}, "sizes": {"n": 5}, "torch_call": lambda module, x: module(x)}
 mixed_up = Pair(
     torch=lambda: torch.nn.Linear(6, 4),
     flax=lambda: Scaled(1.0),
