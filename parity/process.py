@@ -132,8 +132,16 @@ def wait_for(sides: list[Side], seconds: float) -> None:
     wait([side._connection for side in sides if side.busy], seconds)
 
 
-def default_cache_dir(of: str = "xla") -> str:
-    """Where compiled XLA programs ("xla") or the widths of bounds ("spreads") are kept between runs: in
-    $PARITY_CACHE_DIR, else under $XDG_CACHE_HOME, else in ~/.cache."""
+def default_cache_dir() -> str:
+    """Where compiled XLA programs are kept between runs; $XDG_CACHE_HOME is honoured."""
+    return os.path.join(_cache(), "xla")
+
+
+def default_spreads_dir() -> str:
+    """Where the widths of bounds are kept between runs: $PARITY_SPREADS_DIR, else beside the XLA programs."""
+    return os.environ.get("PARITY_SPREADS_DIR") or os.path.join(_cache(), "spreads")
+
+
+def _cache() -> str:
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(os.environ.get("PARITY_CACHE_DIR") or os.path.join(root, "attend-jax"), of)
+    return os.path.join(root, "attend-jax")

@@ -20,8 +20,8 @@ TRUTH = {"output": np.ones(3), "ids": np.array([1, 2])}
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("PARITY_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "spreads"
+    monkeypatch.setenv("PARITY_SPREADS_DIR", str(tmp_path / "spreads"))
+    return tmp_path / "spreads"
 
 
 class Doubled(torch.nn.Module):
