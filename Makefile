@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install parity test check format mutate clean
+.PHONY: install parity test check format mutate replay-jax-only clean
 .DEFAULT_GOAL := parity
 
 install: .venv/.installed
@@ -30,9 +30,17 @@ check: install
 mutate: install
 	$(BIN)/parity mutate
 
+# Goldens are judged where torch is not: in an environment of its own, with what a JAX user would install.
+replay-jax-only:
+	test -d .venv-jax || $(PYTHON) -m venv .venv-jax
+	.venv-jax/bin/python -m pip install --quiet --disable-pip-version-check '.[jax,parity]' --constraint constraints.txt
+	! .venv-jax/bin/python -c 'import torch' 2>/dev/null
+	.venv-jax/bin/parity replay tests/goldens/attention.safetensors --device cpu
+	.venv-jax/bin/parity replay tests/goldens/mlp.safetensors --device cpu
+
 format: install
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-jax .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import shlex
 import time
@@ -58,14 +57,18 @@ class Plan:
         """The command that runs one case of this plan again."""
         words = ["parity", "run", "--case", case.name, "--seed", str(self.seed)]
         if str(self.reference) != DEFAULT_REFERENCE:
-            words += ["--reference", _full(self.reference)]
+            words += ["--reference", full_spec(self.reference)]
         if str(self.candidate) != DEFAULT_CANDIDATE:
-            words += ["--candidate", _full(self.candidate)]
+            words += ["--candidate", full_spec(self.candidate)]
         if implementation:
             words += ["--implementation", implementation]
         if self.device:
             words += ["--device", self.device]
         return shlex.join(words)
+
+    def session(self) -> Session:
+        """The sides of this plan, started."""
+        return Session(self)
 
 
 @dataclasses.dataclass
@@ -85,21 +88,17 @@ Listener = Callable[[CaseResult], None]
 class Session:
     """Both sides' processes, started once; may run any number of plans' cases (fuzzing shrinks with it).
 
-    This one is for attention; another source of cases says in a subclass how a side is started (`worker`, `_ready`),
-    what it is given (`_skips`, `_job`) and how its answers are judged (`_verdicts`, `_cause`).
+    This one is for attention; another source of cases says in a subclass how a side is started (`worker`, `_start`,
+    `_ready`), what it is given (`_skips`, `_job`) and how its answers are judged (`_verdicts`, `_cause`).
     """
 
     worker: Callable[..., None] = staticmethod(worker.main)
+    labels: tuple[str, ...] = ("reference", "candidate")
 
     def __init__(self, plan: Plan) -> None:
-        options = Options(plan.device, (), plan.cache_dir)
-        candidate_options = dataclasses.replace(options, implementations=plan.implementations)
         self.plan = plan
-        start = functools.partial(Side, timeout=plan.timeout, main=self.worker)
-        self._sides = {
-            "reference": start(plan.reference, options, label="reference"),
-            "candidate": start(plan.candidate, candidate_options, label="candidate"),
-        }
+        options = Options(plan.device, (), plan.cache_dir)
+        self._sides = {label: self._start(label, options) for label in self.labels}
         try:
             self._hellos: dict[str, Any] = {label: side.hello() for label, side in self._sides.items()}
             self._ready()
@@ -135,7 +134,7 @@ class Session:
                     side.submit(self._job(at, slots[at], label))
                     position[label] += 1
             slot = slots[judged]
-            if slot.skip is None and len(slot.outcomes) < 2:
+            if slot.skip is None and len(slot.outcomes) < len(self._sides):
                 wait_for(list(self._sides.values()), 0.5)
                 for label, side in self._sides.items():
                     outcome = side.poll()
@@ -150,6 +149,13 @@ class Session:
             if self.plan.fail_fast and result.status in ("failed", "error"):
                 return judged == len(slots)
         return True
+
+    def _start(self, label: str, options: Options) -> Side:
+        """A side on its way."""
+        spec = self.plan.reference
+        if label == "candidate":
+            spec, options = self.plan.candidate, dataclasses.replace(options, implementations=self.plan.implementations)
+        return Side(spec, options, label=label, timeout=self.plan.timeout, main=self.worker)
 
     def _ready(self) -> None:
         """Both sides have said hello."""
@@ -277,9 +283,10 @@ def run(plan: Plan, listener: Listener = lambda result: None) -> Report:
     """
     found = Run(plan.environment | machine(), listener)
     if plan.cases:
-        found.within(lambda: Session(plan), lambda session: session.run(plan.cases, found.collect))
+        found.within(plan.session, lambda session: session.run(plan.cases, found.collect))
     return found.report(empty_shard=plan.empty_shard)
 
 
-def _full(spec: Spec) -> str:
+def full_spec(spec: Spec) -> str:
+    """A SPEC with its framework, if that was given."""
     return f"{spec.framework}:{spec}" if spec.framework else str(spec)

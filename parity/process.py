@@ -143,5 +143,14 @@ def wait_for(sides: list[Side], seconds: float) -> None:
 
 def default_cache_dir() -> str:
     """Where compiled XLA programs are kept between runs; $XDG_CACHE_HOME is honoured."""
+    return os.path.join(_cache(), "xla")
+
+
+def default_spreads_dir() -> str:
+    """Where the widths of bounds are kept between runs: $PARITY_SPREADS_DIR, else beside the XLA programs."""
+    return os.environ.get("PARITY_SPREADS_DIR") or os.path.join(_cache(), "spreads")
+
+
+def _cache() -> str:
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(root, "attend-jax", "xla")
+    return os.path.join(root, "attend-jax")

@@ -13,7 +13,7 @@ from rich.console import Console
 from parity import fuzz, pipeline
 from parity.attention import Attention
 from parity.errors import BadInput
-from parity.pairs.session import PairPlan, PairSession
+from parity.pairs.session import PairPlan
 from parity.pipeline import Listener, Plan, Run, Session
 from parity.report import Writer, terminal, write_all
 from parity.results import CaseResult, Report
@@ -22,15 +22,15 @@ from parity.results import CaseResult, Report
 def run_and_report(plan: Plan, outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Run all cases of a plan."""
     console = Console()
-    with _shown(console, len(plan.cases) * max(1, len(plan.implementations)), quiet) as listener:
+    with shown(console, len(plan.cases) * max(1, len(plan.implementations)), quiet) as listener:
         report = pipeline.run(plan, listener)
-    return _finish(console, report, outputs, quiet=quiet)
+    return finish(console, report, outputs, quiet=quiet)
 
 
 def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Run random cases; each that fails is shrunk, and the small one stands beside it."""
     console = Console()
-    with _shown(console, len(cases), quiet) as listener:
+    with shown(console, len(cases), quiet) as listener:
         found = Run(plan.environment, listener)
 
         def use(session: Session) -> None:
@@ -39,17 +39,17 @@ def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], 
                 found.results.append(_shrunk(session, result))
 
         found.within(lambda: Session(plan), use)
-    return _finish(console, found.report(), outputs, quiet=True)
+    return finish(console, found.report(), outputs, quiet=True)
 
 
 def run_pairs(plans: Sequence[PairPlan], outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Run users' pairs one after the other; one whose modules cannot be brought together costs its own cases only."""
     console = Console()
-    with _shown(console, sum(len(plan.cases) for plan in plans), quiet) as listener:
+    with shown(console, sum(len(plan.cases) for plan in plans), quiet) as listener:
         found = Run(plans[0].environment, listener)
         for plan in [plan for plan in plans if plan.cases]:
             try:
-                found.within(lambda plan=plan: PairSession(plan), lambda s, plan=plan: s.run(plan.cases, found.collect))  # type: ignore[misc]
+                found.within(plan.session, lambda session, plan=plan: session.run(plan.cases, found.collect))  # type: ignore[misc]
             except BadInput as error:
                 for case in plan.cases:
                     found.collect(plan.unable(case, str(error)))
@@ -57,7 +57,7 @@ def run_pairs(plans: Sequence[PairPlan], outputs: Sequence[Writer], *, quiet: bo
             if found.interrupted or (plan.fail_fast and any(done)):
                 break
     empty = not any(plan.cases for plan in plans)
-    return _finish(console, found.report(empty_shard=empty), outputs, quiet=quiet)
+    return finish(console, found.report(empty_shard=empty), outputs, quiet=quiet)
 
 
 def _shrunk(session: Session, result: CaseResult) -> CaseResult:
@@ -76,7 +76,7 @@ def _shrunk(session: Session, result: CaseResult) -> CaseResult:
 
 
 @contextlib.contextmanager
-def _shown(console: Console, total: int, quiet: bool) -> Iterator[Listener]:
+def shown(console: Console, total: int, quiet: bool) -> Iterator[Listener]:
     """A listener that shows each result: a bar on a terminal, a line elsewhere, nothing if quiet."""
     if console.is_terminal:
         with terminal.progress(console) as bar:
@@ -101,7 +101,7 @@ def _say(line: str) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-def _finish(console: Console, report: Report, outputs: Sequence[Writer], *, quiet: bool) -> int:
+def finish(console: Console, report: Report, outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Write first, print second: what was found is on disk before anything else can go wrong."""
     write_all(report, outputs, console)
     # Plain output has shown each case already.

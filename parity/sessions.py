@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from parity.environment import machine
 from parity.errors import BadInput
-from parity.pairs.session import PairPlan, PairSession
+from parity.pairs.session import PairPlan
 from parity.pipeline import Plan, Session
 from parity.results import CaseResult, Report
 
@@ -69,7 +69,7 @@ class Sessions:
         while len(self._open) >= self._keep:
             self._end(next(iter(self._open)))
         try:
-            session = session or (PairSession if isinstance(plan, PairPlan) else Session)(plan)
+            session = session or plan.session()
         except BadInput as error:
             self._refused[key] = error
             raise

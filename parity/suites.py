@@ -278,6 +278,24 @@ def _default() -> list[Attention]:
     return [*SMOKE, *pairwise(), *core(), *features(), *LONG, *_edge(), *real, *NATIVE_DROPOUT]
 
 
+def _tiny() -> list[Attention]:
+    """Smoke at a few primes, without those cases whose point is their length."""
+    lengths = {13: 5, 17: 7}
+    return [
+        dataclasses.replace(
+            case,
+            heads=4 if case.kv_heads == 2 else 2,
+            kv_heads=min(case.kv_heads, 2),
+            q_len=lengths[case.q_len],
+            kv_len=lengths[case.kv_len],
+            head_dim=3,
+            value_dim=4,
+        )
+        for case in SMOKE
+        if case.q_len in lengths
+    ]
+
+
 def _edge() -> list[Attention]:
     return [Attention(**fields) for fields in EDGE]
 
@@ -294,6 +312,7 @@ SUITES: dict[str, tuple[str, Callable[[], list[Attention]]]] = {
     "edge": ("sizes of 0 and 1, odd lengths, empty rows, NaN and inf, subnormals, overflow, scales", _edge),
     "workload": ("the shapes of the reference's video U-Net", lambda: workload(WORKLOAD | BIG_WORKLOAD, DTYPES)),
     "full": ("all of the above and a seventh of the whole product", _full),
+    "tiny": ("the rules once each in a few kilobytes, for a golden that a repository keeps", _tiny),
 }
 
 

@@ -46,7 +46,14 @@ def attention_cases(
 
 
 def pair_plans(
-    texts: Sequence[str], glob: str | None, dtypes: tuple[str, ...], shard: str | None, *, seed: int, **options: Any
+    texts: Sequence[str],
+    glob: str | None,
+    dtypes: tuple[str, ...],
+    shard: str | None,
+    *,
+    seed: int,
+    spreads: str | None = None,
+    **options: Any,
 ) -> list[Any]:
     """A plan for each pair that has a case to run."""
     from parity.pairs import scout
@@ -61,7 +68,7 @@ def pair_plans(
     return [
         PairPlan(
             cases=[case for case in pair.cases if case.name in wanted],
-            reference=PairSide(pair.spec, "torch", seed),
+            reference=PairSide(pair.spec, "torch", seed, spreads),
             candidate=PairSide(pair.spec, "flax", seed),
             seed=seed,
             notes=pair.notes,

@@ -13,7 +13,9 @@ from parity.errors import BadInput
 EXITS = """Exit code: 0 all passed · 1 a mismatch · 2 bad input · 3 an error (a worker died, a bound was NaN) ·
 4 nothing compared, or something inconclusive · 130 interrupted (reports are written). Skips do not fail."""
 
-SuiteOption = Annotated[str, typer.Option("--suite", help="smoke, default, edge, workload or full; see `parity list`.")]
+SuiteOption = Annotated[
+    str, typer.Option("--suite", help="smoke, default, edge, workload, full or tiny; see `parity list`.")
+]
 CaseOption = Annotated[str | None, typer.Option("--case", help="Glob over case names of all suites, or a whole name.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only what did not pass, and the verdict.")]
 PairOption = Annotated[

@@ -55,11 +55,14 @@ def run(
     save_failures: Annotated[
         Path | None, typer.Option(help="Write the tensors of failed cases here, as safetensors.")
     ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Find the bounds of a --pair anew, and do not keep them.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> int:
     """Feed identical tensors through both sides; judge outputs and gradients against a float64 truth."""
     from parity.pipeline import Plan
-    from parity.process import default_cache_dir
+    from parity.process import default_cache_dir, default_spreads_dir
     from parity.report import writers
     from parity.runner import run_and_report, run_fuzz, run_pairs
     from parity.spec import Spec
@@ -73,7 +76,7 @@ def run(
         outputs = checked_writers()
         plans = pair_plans(
             pair, case, dtypes, shard, seed=seed, device=device, timeout=timeout, fail_fast=fail_fast,
-            cache_dir=default_cache_dir(),
+            cache_dir=default_cache_dir(), spreads=None if no_cache else default_spreads_dir(),
         )  # fmt: skip
         return run_pairs(plans, outputs, quiet=quiet)
     chosen = attention_cases(suite, case, fuzz, seed, dtypes)

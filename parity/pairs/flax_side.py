@@ -17,7 +17,7 @@ from flax import linen, nnx
 from parity import tensors, worker_jax
 from parity.messages import Options
 from parity.pairs import variants
-from parity.pairs.cases import cases, cotangent
+from parity.pairs.cases import cases
 from parity.pairs.messages import PairJob, PairSide, random_words
 from parity.pairs.nested import flatten
 from parity.pairs.pair import Pair, takes_dtype
@@ -78,10 +78,7 @@ class Made:
         def step(differentiated: Any, parameters: Any, constants: Any, streams: Any) -> dict[str, Any]:
             function = functools.partial(outputs, constants=constants, streams=streams)
             real, vjp, rest = jax.vjp(function, differentiated, parameters, has_aux=True)
-            cotangents = {
-                name: jnp.asarray(cotangent(job.seed, job.case.name, name, x.shape, job.case.run_dtype), x.dtype)
-                for name, x in real.items()
-            }
+            cotangents = {name: jnp.asarray(job.cotangent(name, x.shape), x.dtype) for name, x in real.items()}
             of_inputs, of_parameters = vjp(cotangents)
             found = real | rest | {"d" + name: gradient for name, gradient in of_inputs.items()}
             return found | {f"d({name})": gradient for name, gradient in of_parameters.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.pairs.cases import PairCase
+from parity.pairs.cases import PairCase, cotangent
 
 # What stands in front of the names of what torch's side returns: results in the run's dtype and in float64, how far
 # rounding spreads them, and which whole numbers it may change.
@@ -20,11 +20,13 @@ PORT, HONEST, WRONG, PLANTED, SUBTLE = "the port", "honest: ", "wrong: ", "plant
 
 @dataclasses.dataclass(frozen=True)
 class PairSide:
-    """One side of the pair that a whole SPEC names: "torch" or "flax"."""
+    """One side of the pair that a whole SPEC names: "torch" or "flax". `spreads` is the folder in which torch's side
+    keeps how far rounding spreads its results, None for none."""
 
     pair: str
     framework: str
     seed: int = 0
+    spreads: str | None = None
 
     def __str__(self) -> str:
         return f"{self.pair} ({self.framework})"
@@ -43,7 +45,8 @@ class PairHello:
 
 @dataclasses.dataclass(frozen=True)
 class PairJob:
-    """A case to run. `weights` is the file that a Flax module takes its weights from; `variant` is which module."""
+    """A case to run. `weights` is the file that a Flax module takes its weights from; `variant` is which module.
+    `cotangents` are those that were recorded, by output; the others each side makes."""
 
     key: int
     case: PairCase
@@ -51,6 +54,14 @@ class PairJob:
     weights: str | None = None
     seed: int = 0
     variant: str | None = None
+    cotangents: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def cotangent(self, output: str, shape: tuple[int, ...]) -> np.ndarray:
+        """What an output of this shape is multiplied with on the way back."""
+        found = self.cotangents.get(output)
+        if found is not None and found.shape == shape:
+            return found
+        return cotangent(self.seed, self.case.name, output, shape, self.case.run_dtype)
 
 
 def random_words(framework: str, mode: str, output: str, dropouts: Sequence[str]) -> str:

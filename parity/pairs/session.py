@@ -6,7 +6,7 @@ import dataclasses
 import fnmatch
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ class PairPlan(Plan):
         del implementation
         words = ["parity", "run", "--pair", self.reference.pair, "--case", case.name, "--seed", str(self.seed)]
         return shlex.join(words + (["--device", self.device] if self.device else []))
+
+    def session(self) -> Session:
+        return PairSession(self)
 
     def unable(self, case: Case, reason: str) -> CaseResult:
         """What becomes of a case when the two modules cannot be brought together: made, or given the same weights."""
@@ -98,28 +101,35 @@ class PairSession(Session):
         self, case: Case, arrays: dict[str, np.ndarray], reference: Outcome, candidate: Outcome
     ) -> list[Verdict]:
         del arrays
-        own = _part(reference, REFERENCE)
-        spreads, uncertain = _part(reference, SPREAD), _part(reference, UNCERTAIN)
-        found = _in_torch_names(self._map, candidate.arrays, case.dtype)
-        found = {name: array for name, array in found.items() if self._compared(name)}
-        truths = {name: truth for name, truth in _part(reference, TRUTH).items() if self._compared(name)}
-        if not truths:
-            return [Verdict("outputs", "inconclusive", "nothing is left to compare: the pair ignores all there is")]
-        verdicts = [_structure(set(truths), set(found))]
-        expectations = {}
-        for name, truth in truths.items():
-            if name in spreads:
-                expectations[name] = _expectation(truth, spreads[name], str(own[name].dtype))
-            else:
-                verdicts.append(_discrete(name, own[name], found.get(name), uncertain.get(name)))
-        judged = [_unless_nan(verdict, truths[verdict.quantity]) for verdict in compare(expectations, own, found)]
-        return [verdict for verdict in verdicts if verdict] + judged
+        return judge(reference, _in_torch_names(self._map, candidate.arrays, case.dtype), self._compared)
 
     def _compared(self, quantity: str) -> bool:
         """Whether the user wants it, and, of torch's buffers, the Flax module has such a one."""
         if any(fnmatch.fnmatchcase(quantity, glob) for glob in self.plan.ignore):
             return False
         return not quantity.startswith("buffer(") or quantity[len("buffer(") : -1] in self._shared
+
+
+def judge(
+    reference: Outcome, found: Mapping[str, np.ndarray], compared: Callable[[str], bool] = lambda name: True
+) -> list[Verdict]:
+    """All verdicts on a candidate's results, by torch's names, against what torch's side has returned: on those
+    quantities that are `compared`."""
+    own = _part(reference, REFERENCE)
+    spreads, uncertain = _part(reference, SPREAD), _part(reference, UNCERTAIN)
+    found = {name: array for name, array in found.items() if compared(name)}
+    truths = {name: truth for name, truth in _part(reference, TRUTH).items() if compared(name)}
+    if not truths:
+        return [Verdict("outputs", "inconclusive", "nothing is left to compare: the pair ignores all there is")]
+    verdicts = [_structure(set(truths), set(found))]
+    expectations = {}
+    for name, truth in truths.items():
+        if name in spreads:
+            expectations[name] = _expectation(truth, spreads[name], str(own[name].dtype))
+        else:
+            verdicts.append(_discrete(name, own[name], found.get(name), uncertain.get(name)))
+    judged = [_unless_nan(verdict, truths[verdict.quantity]) for verdict in compare(expectations, own, found)]
+    return [verdict for verdict in verdicts if verdict] + judged
 
 
 def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,15 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[
         if array.dtype not in _DTYPES.values():
             raise WeightsError(f"`{name}`: expected a dtype that safetensors has, got {array.dtype}")
     dense = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+    # A file that was there stays as it was until the new one is whole.
+    unfinished = Path(f"{path}.{os.getpid()}.unfinished")
     try:
-        save_file(dense, str(path), dict(metadata or {}))
+        save_file(dense, str(unfinished), dict(metadata) if metadata else None)
+        os.replace(unfinished, path)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: could not write it: {error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
@@ -49,6 +55,11 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     ...     read(f"{folder}/w.safetensors")["w"].dtype.name
     'bfloat16'
     """
+    return contents(path)[0]
+
+
+def contents(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a file as `read` gives them, and its metadata."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -67,14 +78,14 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         header = json.loads(content[8 : 8 + length])
         if not isinstance(header, dict):
             raise ValueError("the header is no object")
-        header.pop("__metadata__", None)
+        metadata = {str(key): str(value) for key, value in (header.pop("__metadata__", None) or {}).items()}
         body = content[8 + length :]
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
         if end > len(body):
             raise WeightsError(f"{path}: cut off: it needs {8 + length + end} bytes, the file has {len(content)}")
         if end < len(body):
             raise WeightsError(f"{path}: {len(body) - end} bytes too long: corrupt, or not one file")
-        return {name: _array(name, entry, body) for name, entry in header.items()}
+        return {name: _array(name, entry, body) for name, entry in header.items()}, metadata
     except WeightsError:
         raise
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:

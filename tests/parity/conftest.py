@@ -41,6 +41,7 @@ def cli(capfd, monkeypatch, tmp_path):
 
     def call(*arguments: str) -> Ran:
         monkeypatch.chdir(CANDIDATES)
+        monkeypatch.setenv("PARITY_SPREADS_DIR", str(tmp_path / "spreads"))  # no bounds of another test's
         path = tmp_path / "report-of-the-fixture.json"
         if arguments[:1] == ("run",) and "--json" not in arguments:
             arguments = (*arguments, "--json", str(path))
