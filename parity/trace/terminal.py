@@ -16,7 +16,7 @@ _STYLES = {WRONG: "bold red", AGREES: "dim", DIFFERS: "yellow"}
 def answer(trace: Trace) -> str:
     """One line."""
     if trace.first is None and trace.status == "failed":
-        return f"no module to name: {trace.reason}"
+        return f"first bad module: {trace.reason}"
     if not trace.rows:
         return f"{trace.status}: {trace.reason}"
     compared = f"{len(trace.rows)} calls of {len({row.call.where for row in trace.rows})} modules compared"
@@ -34,6 +34,10 @@ def answer(trace: Trace) -> str:
         agree = agree if direction.given.status != "failed" else agree.replace("agree", "differ", 1)
         given = "its output's gradient" if trace.backward else "inputs"
         words += f"; {given} {agree} (error/bound {number(direction.given)})"
+    if trace.inner is not None:
+        inner = trace.inner.backward if trace.backward else trace.inner.forward
+        side = "behind" if trace.backward else "before"
+        words += f"; it starts {side} {trace.inner.call.where} (error/bound {number(inner.given)})"
     if verdict is not None and verdict.reason and not verdict.max_error < float("inf"):
         words += f"; {verdict.reason}"
     return words + (f"; likely {trace.cause}" if trace.cause else "")
@@ -63,8 +67,8 @@ def print_trace(console: Console, trace: Trace, *, quiet: bool) -> None:
         style = max((row.forward.state, row.backward.state), key=lambda state: state == WRONG)
         grid.add_row(
             _shown(row.call.torch), _shown(row.call.flax),
-            number(row.forward.place), number(row.forward.alone), number(row.backward.place), number(row.backward.alone),
-            escape(state(row)), style=_STYLES.get(style, ""),
+            number(row.forward.place), number(row.forward.alone), number(row.backward.place),
+            number(row.backward.alone), escape(state(row)), style=_STYLES.get(style, ""),
         )  # fmt: skip
     console.print(grid)
     for words in trace.left_out:

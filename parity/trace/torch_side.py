@@ -19,7 +19,7 @@ from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, PairSide
 from parity.pairs.nested import flatten
 from parity.pairs.pair import Pair
 from parity.trace.attributes import of_torch
-from parity.trace.messages import ROOT, Module, TraceJob, Traced, key, named
+from parity.trace.messages import ROOT, Module, Traced, TraceJob, key, named
 
 _FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Tensors = dict[str, torch.Tensor]
@@ -29,8 +29,9 @@ set_up, environment = torch_side.set_up, torch_side.environment
 class Watch:
     """Everything that goes into and comes out of the submodules' calls while it is entered.
 
-    A module sees aliases of its inputs, and its caller an alias of what it returned: the gradient of an alias is that
-    of this use alone (`x + dropout(x)` in evaluation would have one gradient for both).
+    A module sees views of its inputs, and its caller a copy of what it returned: their gradients are those of this use
+    alone (`x + dropout(x)` in evaluation would have one gradient for both). A copy, for a ReLU that works in place
+    would leave the view of an output behind.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
@@ -41,6 +42,7 @@ class Watch:
         self.arguments: dict[str, tuple[Any, Any]] = {}
         self.within: list[str] = []
         self._count: dict[str, int] = {}
+        self._views: dict[str, tuple[torch.Tensor, int]] = {}
         self._modules = {path: child for path, child in module.named_modules() if path}
         self._handles: list[Any] = []
 
@@ -54,6 +56,9 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+        for name, (view, version) in self._views.items():
+            if view._version != version:  # changed in place: what its gradient was is not known any more
+                del self.edges[name], self.shapes[name]
 
     def _before(self, path: str, module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         del module
@@ -70,12 +75,15 @@ class Watch:
         return self._seen("output", call, output)
 
     def _seen(self, role: str, call: str, value: Any) -> Any:
-        aliased = _mapped(lambda tensor: tensor.view_as(tensor), value)
+        output = role == "output"
+        aliased = _mapped(lambda tensor: tensor.clone() if output else tensor.view_as(tensor), value)
         for leaf, tensor in enumerate(_real(aliased)):
             name = named(role, call, leaf)
             self.values[name] = tensor.detach().clone()  # as it is now: it may be changed in place
             if tensor.requires_grad:
                 self.edges["d" + name], self.shapes["d" + name] = get_gradient_edge(tensor), self.values[name]
+                if not output:
+                    self._views["d" + name] = tensor, tensor._version
         return aliased
 
 
@@ -92,7 +100,7 @@ class Made:
 
     def place(self) -> str:
         """Where an exception came from, for its words."""
-        return f" in {self._watch.within[-1].partition('#')[0]}" if self._watch and self._watch.within else ""
+        return f"in {self._watch.within[-1].partition('#')[0]}: " if self._watch and self._watch.within else ""
 
     def trace(self, job: TraceJob) -> Traced:
         """Results in the case's dtype, the truth and its spread, each name with a word in front."""

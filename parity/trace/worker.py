@@ -11,7 +11,7 @@ from parity.environment import peak_mib
 from parity.messages import Options
 from parity.pairs import worker
 from parity.pairs.messages import PairSide
-from parity.trace.messages import TraceJob, Traced
+from parity.trace.messages import Traced, TraceJob
 from parity.worker import words
 
 
@@ -25,5 +25,5 @@ def _run(module: Any, job: TraceJob) -> Traced:
     try:
         found: Traced = module.trace(job)
     except BaseException as error:  # a module may raise SystemExit or KeyboardInterrupt as well
-        found = Traced(job.key, raised=words(error) + module.place())
+        found = Traced(job.key, raised=module.place() + words(error))
     return dataclasses.replace(found, seconds=time.perf_counter() - start, peak_mib=peak_mib())
