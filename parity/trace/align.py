@@ -123,7 +123,8 @@ def _calls(
         if len(mine) == len(theirs):
             partner |= dict(zip(mine, theirs, strict=True))
         else:
-            why = flax.silent.get(other) or f"called {_times(mine)} in torch, {_times(theirs)} in Flax"
+            inside = ", or inside jit, scan or the like" if not theirs else ""
+            why = flax.silent.get(other) or f"called {_times(mine)} in torch, {_times(theirs)} in Flax{inside}"
             left_out.append(f"{one} <-> {other}: {why}")
     for side, aligned in ((0, pairs.keys()), (1, set(pairs.values()))):
         for path, module in modules[side].items():

@@ -97,7 +97,7 @@ def _constant(kind: str, path: str, truth: np.ndarray, found: np.ndarray, weight
 def _multiple(truth: np.ndarray, found: np.ndarray, what: str) -> str:
     square = float((truth * truth).sum())
     factor = float((truth * found).sum()) / square if square and truth.shape == found.shape else 1.0
-    if factor and not _near(found, truth, truth) and _near(found, factor * truth, found - truth):
+    if factor and np.any(found != truth) and _near(found, factor * truth, found - truth):
         return f"the {what} is {factor:.4g} times what it should be"
     return ""
 

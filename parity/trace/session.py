@@ -79,9 +79,15 @@ class TraceSession(PairSession):
         flax: Mapping[str, Forced] | None,
     ) -> tuple[Traced, Traced]:
         weights = self._weights(case.run_dtype)
+        return self._answers(
+            TraceJob(0, case, arrays, None, self.plan.seed, torch),
+            TraceJob(0, case, arrays, weights, self.plan.seed, flax),
+        )
+
+    def _answers(self, torch: TraceJob, flax: TraceJob) -> tuple[Traced, Traced]:
         reference, candidate = self._sides["reference"], self._sides["candidate"]
-        reference.submit(TraceJob(0, case, arrays, None, self.plan.seed, torch))
-        candidate.submit(TraceJob(0, case, arrays, weights, self.plan.seed, flax))
+        reference.submit(torch)
+        candidate.submit(flax)
         answers: dict[str, Outcome] = {}
         while len(answers) < 2:
             wait_for([reference, candidate], 0.5)

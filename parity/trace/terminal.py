@@ -8,7 +8,7 @@ from rich.table import Table
 
 from parity.compare import Verdict
 from parity.trace.messages import ROOT
-from parity.trace.results import AGREES, DIFFERS, WRONG, Direction, Row, Trace
+from parity.trace.results import AGREES, DIFFERS, WRONG, Row, Trace
 
 _STYLES = {WRONG: "bold red", AGREES: "dim", DIFFERS: "yellow"}
 
@@ -58,17 +58,19 @@ def print_trace(console: Console, trace: Trace, *, quiet: bool) -> None:
     if quiet or not trace.rows:
         return
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    grid.add_column("torch", overflow="fold")
-    grid.add_column("Flax", overflow="fold")
+    for heading in ("torch", "Flax"):
+        grid.add_column(heading, overflow="fold")
     for heading in ("in place", "alone", "back in place", "back alone"):
-        grid.add_column(heading, justify="right")
-    grid.add_column("")
+        grid.add_column(heading, justify="right", no_wrap=True)
+    grid.add_column("back" if trace.backward else "")
     for row in trace.rows:
-        style = max((row.forward.state, row.backward.state), key=lambda state: state == WRONG)
+        direction = row.backward if trace.backward else row.forward
+        silent = "" if direction.alone is not None or not direction.words else f" ({direction.words})"
+        torch, flax = _shown(row.call.torch), _shown(row.call.flax)
         grid.add_row(
-            _shown(row.call.torch), _shown(row.call.flax),
+            torch, "" if torch == flax else flax,
             number(row.forward.place), number(row.forward.alone), number(row.backward.place),
-            number(row.backward.alone), escape(state(row)), style=_STYLES.get(style, ""),
+            number(row.backward.alone), escape(direction.state + silent), style=_STYLES.get(direction.state, ""),
         )  # fmt: skip
     console.print(grid)
     for words in trace.left_out:
@@ -77,22 +79,10 @@ def print_trace(console: Console, trace: Trace, *, quiet: bool) -> None:
         console.print(f"note: {escape(words)}", highlight=False, soft_wrap=True)
 
 
-def state(row: Row) -> str:
-    """Both directions, if they are not the same; and why there is no judgement alone."""
-    forward, backward = row.forward.state, row.backward.state
-    words = forward if forward == backward or backward == AGREES else f"{forward}; back: {backward}"
-    silent = _silence(row.forward)
-    return f"{words} ({silent})" if silent else words
-
-
-def _silence(direction: Direction) -> str:
-    return direction.words if direction.alone is None else ""
-
-
 def _shown(call: str) -> str:
     path, _, count = call.partition("#")
     if call == ROOT:
-        return "(the whole model)"
+        return "(all)"
     return escape(path if count == "0" else f"{path}, call {int(count) + 1}")
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from parity import worker_torch
@@ -36,7 +35,7 @@ class Watch:
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.values: Tensors = {}
-        self.edges: dict[str, GradientEdge] = {}
+        self.gradients: Tensors = {}
         self.shapes: Tensors = {}
         self.calls: list[str] = []
         self.arguments: dict[str, tuple[Any, Any]] = {}
@@ -58,7 +57,7 @@ class Watch:
             handle.remove()
         for name, (view, version) in self._views.items():
             if view._version != version:  # changed in place: what its gradient was is not known any more
-                del self.edges[name], self.shapes[name]
+                del self.shapes[name]
 
     def _before(self, path: str, module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         del module
@@ -74,6 +73,9 @@ class Watch:
         self.calls.append(call)
         return self._seen("output", call, output)
 
+    def _pulled(self, name: str, gradient: torch.Tensor) -> None:
+        self.gradients[name] = gradient.detach().clone()  # now: what is known of its rounding goes with its memory
+
     def _seen(self, role: str, call: str, value: Any) -> Any:
         output = role == "output"
         aliased = _mapped(lambda tensor: tensor.clone() if output else tensor.view_as(tensor), value)
@@ -81,7 +83,8 @@ class Watch:
             name = named(role, call, leaf)
             self.values[name] = tensor.detach().clone()  # as it is now: it may be changed in place
             if tensor.requires_grad:
-                self.edges["d" + name], self.shapes["d" + name] = get_gradient_edge(tensor), self.values[name]
+                tensor.register_hook(functools.partial(self._pulled, "d" + name))
+                self.shapes["d" + name] = self.values[name]
                 if not output:
                     self._views["d" + name] = tensor, tensor._version
         return aliased
@@ -132,8 +135,6 @@ class Made:
         parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         wanted: dict[str, Any] = {named("dinput", ROOT, name): tensor for name, tensor in given.items()}
         wanted |= {f"d({name})": parameter for name, parameter in parameters.items()}
-        shapes = wanted | watch.shapes
-        wanted |= watch.edges
         real = {name: output for name, output in outputs.items() if output.requires_grad}
         cotangents = [
             worker_torch.to_torch(cotangent(job.seed, job.case.name, name, tuple(output.shape), job.case.run_dtype)).to(
@@ -141,13 +142,15 @@ class Made:
             )
             for name, output in real.items()
         ]
-        found = watch.values
+        found = dict(watch.values)
         found |= {named("output", ROOT, name): x.detach() for name, x in outputs.items() if x.is_floating_point()}
         if real:
             gradients = torch.autograd.grad(list(real.values()), list(wanted.values()), cotangents, allow_unused=True)
             for (name, _), gradient in zip(wanted.items(), gradients, strict=True):
-                found[name] = torch.zeros_like(shapes[name]) if gradient is None else gradient.detach()
-        return dict(found)
+                found[name] = torch.zeros_like(wanted[name]) if gradient is None else gradient.detach()
+            for name, value in watch.shapes.items():
+                found[name] = watch.gradients.get(name, torch.zeros_like(value))
+        return found
 
     def _alone(self, job: TraceJob) -> dict[str, Any]:
         """Each of the calls that are named, on the inputs that it had in the run's dtype, and back from the gradient of

@@ -74,6 +74,17 @@ class Scaled(Block):
         return x + 1.001 * (super().__call__(x) - x)
 
 
+class Louder(nnx.Linear):
+    def __call__(self, x):
+        return 1.01 * super().__call__(x)
+
+
+class Doubled(Block):
+    def __init__(self, rngs) -> None:
+        super().__init__(rngs)
+        self.out = Louder(WIDTH, WIDTH, rngs=rngs)
+
+
 class Stopped(Block):
     def __call__(self, x):
         return jax.lax.stop_gradient(x) + super().__call__(x) - x
@@ -225,7 +236,7 @@ def convs(padding):
 right, residual = pair(), pair(flax=Residual)
 epsilon = pair(lambda rngs: Block(rngs, epsilon=1e-6))
 tanh, defaults, unbiased, scaled, stopped = map(pair, (Tanh, Defaults, Unbiased, Scaled, Stopped))
-frozen, jitted, raises = map(pair, (FrozenWeight, Jitted, Raises))
+frozen, jitted, raises, doubled = map(pair, (FrozenWeight, Jitted, Raises, Doubled))
 outside = pair(flax=Outside)
 transposed = pair(
     weights=[("blocks.1.mix.weight", "blocks.1.mix.kernel", "reshape"), ("blocks.1.mix.bias", "blocks.1.mix.bias")]
