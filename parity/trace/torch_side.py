@@ -30,16 +30,17 @@ class Watch:
 
     A module sees views of its inputs, and its caller a copy of what it returned: their gradients are those of this use
     alone (`x + dropout(x)` in evaluation would have one gradient for both). A copy, for a ReLU that works in place
-    would leave the view of an output behind.
+    would leave the view of an output behind. `keep`: `arguments` are to be there for running calls again.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module, *, keep: bool) -> None:
         self.values: Tensors = {}
         self.gradients: Tensors = {}
         self.shapes: Tensors = {}
         self.calls: list[str] = []
         self.arguments: dict[str, tuple[Any, Any]] = {}
         self.within: list[str] = []
+        self._keep = keep
         self._count: dict[str, int] = {}
         self._views: dict[str, tuple[torch.Tensor, int]] = {}
         self._modules = {path: child for path, child in module.named_modules() if path}
@@ -63,7 +64,8 @@ class Watch:
         del module
         number = self._count[path] = self._count.get(path, -1) + 1
         self.within.append(key(path, number))
-        self.arguments[self.within[-1]] = _mapped(lambda tensor: tensor.detach().clone(), (args, kwargs))
+        if self._keep:
+            self.arguments[self.within[-1]] = _mapped(lambda tensor: tensor.detach().clone(), (args, kwargs))
         seen: tuple[Any, Any] = self._seen("input", self.within[-1], (args, kwargs))
         return seen
 
@@ -126,7 +128,7 @@ class Made:
         inputs = torch_side._inputs(job, dtype)
         given = {name: inputs[name].requires_grad_() for name in job.case.named("input")}
         call = self._made.pair.torch_call
-        with Watch(module) as watch:
+        with Watch(module, keep=dtype is None) as watch:
             self._watch = watch
             outputs = flatten(module(**inputs) if call is None else call(module, **inputs))
         for name, output in outputs.items():
