@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from parity.trace.messages import ROOT, Module, Traced
 from parity.weights import Layer, WeightMap
 
+_OVER_TIME = ("LSTM", "GRU", "RNN")
 _PLAIN = ("parameter", "buffer")
 
 
@@ -51,7 +52,13 @@ def align(
             if entries and path and _is_called(modules[side][path]):
                 chains.setdefault(entries, ([], []))[side].append(path)
     for left, right in chains.values():
-        pairs |= _chained(sorted(left, key=len), sorted(right, key=len), *known)
+        left, right = sorted(left, key=len), sorted(right, key=len)
+        if left and modules[0][left[-1]].kind in _OVER_TIME:  # Flax has the loop around the cell
+            while right and not modules[1][right[-1]].kind.endswith("RNN"):
+                right.pop()
+            pairs |= dict(zip(left[-1:], right[-1:], strict=False))
+            left, right = left[:-1], right[:-1]
+        pairs |= _chained(left, right, *known)
     for one, other in list(pairs.items()):
         pairs |= _without_weights(one, other, modules, held)
     return _calls(pairs, torch, flax, modules)
@@ -129,7 +136,7 @@ def _calls(
     for side, aligned in ((0, pairs.keys()), (1, set(pairs.values()))):
         for path, module in modules[side].items():
             if path not in aligned and _is_called(module) and (side or path in calls[0]):
-                words = f"{path} ({module.kind}): nothing of {'torch' if side else 'Flax'}'s holds the same weights"
+                words = f"{path} ({module.kind}): no counterpart in {'torch' if side else 'Flax'}"
                 left_out.append(f"{words}; {flax.silent[path]}" if side and path in flax.silent else words)
     containers = sorted({call.partition("#")[0] for call in partner}, key=len, reverse=True)
     owned = _owned(torch, containers)

@@ -108,5 +108,5 @@ def test_each_call_of_a_shared_module(trace):
 
 
 def test_what_has_no_counterpart_is_listed(trace):
-    assert trace("convs_right").left_out == ("act (ReLU): nothing of Flax's holds the same weights",)
+    assert trace("convs_right").left_out == ("act (ReLU): no counterpart in Flax",)
     assert "blocks.1.mix <-> blocks.1.mix: called once in torch, never in Flax" in " ".join(trace("jitted").left_out)
