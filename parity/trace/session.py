@@ -80,8 +80,8 @@ class TraceSession(PairSession):
     ) -> tuple[Traced, Traced]:
         weights = self._weights(case.run_dtype)
         return self._answers(
-            TraceJob(0, case, arrays, None, self.plan.seed, torch),
-            TraceJob(0, case, arrays, weights, self.plan.seed, flax),
+            TraceJob(0, case, arrays, seed=self.plan.seed, alone=torch),
+            TraceJob(0, case, arrays, weights, seed=self.plan.seed, alone=flax),
         )
 
     def _answers(self, torch: TraceJob, flax: TraceJob) -> tuple[Traced, Traced]:

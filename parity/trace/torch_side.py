@@ -103,6 +103,10 @@ class Made:
     def described(self) -> Any:
         return self._made.described()
 
+    def variants(self) -> tuple[str, ...]:
+        """What `parity mutate` would ask for; nothing here."""
+        return ()
+
     def place(self) -> str:
         """Where an exception came from, for its words."""
         return f"in {self._watch.within[-1].partition('#')[0]}: " if self._watch and self._watch.within else ""
