@@ -46,8 +46,8 @@ class Row:
 @dataclasses.dataclass(frozen=True)
 class Trace:
     """A case's rows in order of execution; `first` is the one to look at, `cause` a guess in words, `inner` the first
-    call within it that is given something else. `status` is that of
-    a case: passed, failed, inconclusive, skipped or error, with a reason where there are no rows."""
+    call within it that is given something else, `raised` that there are no rows because the port raised. `status` is
+    that of a case: passed, failed, inconclusive, skipped or error, with a reason where there are no rows."""
 
     case: str
     status: str
@@ -58,6 +58,7 @@ class Trace:
     backward: bool = False
     cause: str = ""
     inner: Row | None = None
+    raised: bool = False
     seed: int = 0
     seconds: float = 0.0
     notes: tuple[str, ...] = ()

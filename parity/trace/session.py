@@ -177,7 +177,7 @@ def _stopped(case: PairCase, torch: Traced, flax: Traced) -> Trace | None:
     if torch.raised:
         return Trace(case.name, "skipped", f"the reference raised {torch.raised}")
     if flax.raised:
-        return Trace(case.name, "failed", f"the candidate raised {flax.raised}")
+        return Trace(case.name, "failed", f"the candidate raised {flax.raised}", raised=True)
     return None
 
 

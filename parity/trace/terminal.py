@@ -15,10 +15,8 @@ _STYLES = {WRONG: "bold red", AGREES: "dim", DIFFERS: "yellow"}
 
 def answer(trace: Trace) -> str:
     """One line."""
-    if trace.first is None and trace.status == "failed":
-        return f"first bad module: {trace.reason}"
     if not trace.rows:
-        return f"{trace.status}: {trace.reason}"
+        return f"{'first bad module' if trace.raised else trace.status}: {trace.reason}"
     compared = f"{len(trace.rows)} calls of {len({row.call.where for row in trace.rows})} modules compared"
     if trace.first is None:
         left = f"{compared}, {len(trace.left_out)} not aligned" + (" (listed)" if trace.left_out else "")
