@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install parity test check format mutate replay-jax-only clean
+.PHONY: install parity pairs mutate-pairs test check format mutate replay-jax-only clean
 .DEFAULT_GOAL := parity
 
 install: .venv/.installed
@@ -15,6 +15,15 @@ install: .venv/.installed
 # The main job: attend_jax against attend_torch on this machine.
 parity: install
 	$(BIN)/parity run
+
+# Users' pairs, the published layer among them; would their inputs notice a fault? One of them asks, `mutate-pairs` all.
+pairs: install
+	$(BIN)/parity run --pair examples
+	$(BIN)/parity mutate --pair examples/parity_blocks.py:mlp
+	$(BIN)/parity trace --pair examples/parity_published.py --quiet
+
+mutate-pairs: install
+	$(BIN)/parity mutate --pair examples --json docs/evidence/cpu/mutate-pairs.json
 
 test: install
 	$(BIN)/python -m pytest -n auto

@@ -67,7 +67,7 @@ class Made:
         inputs = {name: jnp.asarray(array) for name, array in job.arrays.items()}
         differentiated = {name: inputs.pop(name) for name in job.case.named("input")}
         train = job.case.mode == "train"
-        form = self._linen(job, train) if isinstance(self._model, weights.Linen) else self._nnx(job, train)
+        form = self.form(job, train)
 
         def outputs(differentiated: Any, parameters: Any, constants: Any, streams: Any) -> tuple[Any, Any]:
             found, buffers = form.call(parameters, streams, **differentiated, **constants)
@@ -120,7 +120,11 @@ class Made:
         if isinstance(self._model, weights.Linen):
             self._model = dataclasses.replace(self._model, variables=loaded)
 
-    def _nnx(self, job: PairJob, train: bool) -> Form:
+    def form(self, job: Any, train: bool) -> Form:
+        """The module as a function, in the dtype of the job's case."""
+        return self._linen(job, train) if isinstance(self._model, weights.Linen) else self._nnx(job, train)
+
+    def _nnx(self, job: Any, train: bool) -> Form:
         self.module.train() if train else self.module.eval()
         cast = functools.partial(_as, dtype=job.case.run_dtype)
         graph, state, streams, rest = (*nnx.split(self.module, nnx.Param, nnx.RngState, ...),)
@@ -148,7 +152,7 @@ class Made:
         parameters = {name: cast(flat[path][...]) for name, path in paths.items()}
         return Form(call, parameters, streams, jax.tree.map(moved, streams))
 
-    def _linen(self, job: PairJob, train: bool) -> Form:
+    def _linen(self, job: Any, train: bool) -> Form:
         cast = functools.partial(_as, dtype=job.case.run_dtype)
         variables = jax.tree.map(cast, dict(self._model.variables))
         leaves, structure = jax.tree_util.tree_flatten_with_path(variables.get("params", {}))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import ModuleType
+from typing import Any
 
 from parity.environment import peak_mib
 from parity.errors import BadInput
@@ -20,15 +23,22 @@ from parity.worker import end_with_parent, words
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "not enough memory", "can't allocate memory", "RESOURCE_EXHAUSTED")
 
 
-def main(connection: Connection, side: PairSide, options: Options) -> None:
-    """The whole life of a worker process."""
+def main(
+    connection: Connection,
+    side: PairSide,
+    options: Options,
+    *,
+    package: str = "parity.pairs",
+    run: Callable[[Any, Any], Outcome] | None = None,
+) -> None:
+    """The whole life of a worker process. `package` has the two sides, `run` answers a job."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pipeline's to handle
     threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     if options.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
-        framework = _framework(side.framework)
+        framework = _framework(side.framework, package)
         framework.set_up(options)
         module = _made(framework, side)
         layers, arrays = module.described()
@@ -41,19 +51,16 @@ def main(connection: Connection, side: PairSide, options: Options) -> None:
             job = connection.recv()
         except (EOFError, OSError):  # the pipeline is gone
             return
-        connection.send(_run(module, job, f"the {side.framework} module"))
+        name = f"the {side.framework} module"
+        connection.send(_run(module, job, name) if run is None else run(module, job))
 
 
-def _framework(name: str) -> ModuleType:
+def _framework(name: str, package: str) -> ModuleType:
     try:
-        if name == "torch":
-            from parity.pairs import torch_side as side
-        else:
-            from parity.pairs import flax_side as side  # type: ignore[no-redef]
+        return importlib.import_module(f"{package}.{name}_side")
     except ModuleNotFoundError as error:
         extra = "torch" if name == "torch" else "jax"
         raise BadInput(f"{error.name!r} is not installed; pip install 'attend-jax[{extra}]'") from None
-    return side
 
 
 def _made(framework: ModuleType, side: PairSide):  # type: ignore[no-untyped-def]

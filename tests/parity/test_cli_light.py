@@ -12,6 +12,7 @@ LIGHT = [
     ("--help",),
     ("run", "--help"),
     ("bench", "--help"),
+    ("trace", "--help"),
     ("list",),
     ("list", "--suite", "full"),
     ("show", "S1"),
