@@ -16,7 +16,7 @@ from parity.results import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE
 
 app = typer.Typer(
     name="parity",
-    help="Prove that a torch attention and its JAX port are the same function.",
+    help="Prove that a torch module and its JAX port are the same function: attention, or any pair of yours.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
