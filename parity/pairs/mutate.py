@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from parity.errors import BadInput
-from parity.pairs.messages import HONEST, PORT, SUBTLE, WRONG
+from parity.pairs.messages import HONEST, PLANTED, PORT, SUBTLE, WRONG
 from parity.pairs.session import PairPlan, PairSession
 from parity.report import terminal
 from parity.report.json import plain
@@ -61,10 +61,17 @@ class Row:
         return self.effect and not (coarse and self.variant.startswith((WRONG, SUBTLE)))
 
     @property
+    def raised(self) -> bool:
+        """Whether nothing was computed: a planted fault that raises has not been planted, which catches nothing."""
+        return not any(result.verdicts for result in self.results)
+
+    @property
     def outcome(self) -> str:
         if self.honest:
             passed = all(result.status == "passed" for result in self.results)
             return "rejected" if self.rejected else "passes" if passed else "not judged"
+        if self.rejected and self.raised and self.variant.startswith((PLANTED, SUBTLE)):
+            return "not planted"
         if self.rejected:
             return "caught"
         return "survives" if self.required else "no effect" if not self.effect else "too subtle"
@@ -139,7 +146,7 @@ def _show(console: Console, rows: Sequence[Row], seconds: float, seeds: int, *, 
                 f"[bold red]{row.outcome.upper()}[/] {escape(f'{row.pair}: {row.variant}: {first.reason}')}\n"
                 f"  {escape(first.command)}", soft_wrap=True,
             )  # fmt: skip
-    wrong = [row for row in rows if not row.honest and row.required]
+    wrong = [row for row in rows if not row.honest and row.required and row.outcome != "not planted"]
     honest = [row for row in rows if row.honest]
     console.print(
         f"wrong ports: {sum(row.outcome == 'caught' for row in wrong)} of {len(wrong)} caught; honest ports: "

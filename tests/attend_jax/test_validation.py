@@ -185,7 +185,7 @@ OWN = [
     ({"precision": "very"}, ValueError, "`precision` must be None or what jax.lax.dot_general takes as precision"),
     ({"precision": 3}, ValueError, "`precision` must be None or what jax.lax.dot_general takes as precision"),
     ({"implementation": "plain"}, ValueError,
-     "`implementation` must be one of 'auto', 'blockwise', 'cudnn', 'einsum', 'triton'; got 'plain'."),
+     "`implementation` must be one of 'auto', 'blockwise', 'cudnn', 'einsum', 'tokamax', 'triton'; got 'plain'."),
     ({"implementation": "cudnn"}, attend_jax.ImplementationRefused,
      "implementation='cudnn' cannot do this: takes float16 and bfloat16 only; got float32."),
 ]  # fmt: skip
