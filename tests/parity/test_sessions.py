@@ -38,7 +38,7 @@ class Planned:
 def planned(monkeypatch):
     global log
     log = []
-    monkeypatch.setattr(sessions, "Session", Planned)
+    monkeypatch.setattr(Plan, "session", lambda plan: Planned(plan))
 
 
 def plan(candidate, *names):
