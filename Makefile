@@ -17,13 +17,15 @@ parity: install
 	$(BIN)/parity run
 
 # Users' pairs, the published layer among them; would their inputs notice a fault? One of them asks, `mutate-pairs` all.
+PAIRS := $(foreach name,blocks sequence vision published train golden:mlp,--pair examples/parity_$(subst :,.py:,$(name))$(if $(findstring :,$(name)),,.py))
+
 pairs: install
-	$(BIN)/parity run --pair examples
+	$(BIN)/parity run $(PAIRS)
 	$(BIN)/parity mutate --pair examples/parity_blocks.py:mlp
 	$(BIN)/parity trace --pair examples/parity_published.py --quiet
 
 mutate-pairs: install
-	$(BIN)/parity mutate --pair examples --json docs/evidence/cpu/mutate-pairs.json
+	$(BIN)/parity mutate $(PAIRS) --json docs/evidence/cpu/mutate-pairs.json
 
 test: install
 	$(BIN)/python -m pytest -n auto
