@@ -77,18 +77,21 @@ def _around(sub: Any, change: Callable[[Any, Call, tuple[Any, ...], dict[str, An
     object.__setattr__(sub, "__class__", type(kind)(kind.__name__, (kind,), {"__call__": __call__}))
 
 
-def _of_output(change: Callable[[jax.Array], jax.Array]) -> Callable[[Any], None]:
+def _mapped(change: Callable[[jax.Array], jax.Array], tree: Any) -> Any:
+    """The same structure with its real arrays changed."""
+
     def one(x: Any) -> Any:
         return change(x) if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating) else x
 
-    return lambda sub: _around(sub, lambda self, call, args, kwargs: jax.tree.map(one, call(*args, **kwargs)))
+    return jax.tree.map(one, tree)
+
+
+def _of_output(change: Callable[[jax.Array], jax.Array]) -> Callable[[Any], None]:
+    return lambda sub: _around(sub, lambda self, call, args, kwargs: _mapped(change, call(*args, **kwargs)))
 
 
 def _of_inputs(change: Callable[[jax.Array], jax.Array]) -> Callable[[Any], None]:
-    def one(x: Any) -> Any:
-        return change(x) if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating) else x
-
-    return lambda sub: _around(sub, lambda self, call, args, kwargs: call(*jax.tree.map(one, args), **kwargs))
+    return lambda sub: _around(sub, lambda self, call, args, kwargs: call(*_mapped(change, args), **kwargs))
 
 
 def _of_variable(name: str, change: Callable[[jax.Array], jax.Array]) -> Callable[[Any], None]:

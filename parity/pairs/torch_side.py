@@ -15,7 +15,6 @@ from parity.messages import Options
 from parity.montecarlo import cache
 from parity.montecarlo.double import Double
 from parity.montecarlo.spread import Rounding, Spread, spread
-from parity.pairs.cases import cotangent
 from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, UNCERTAIN, PairJob, PairSide, random_words
 from parity.pairs.nested import flatten
 from parity.pairs.pair import Pair, takes_dtype
@@ -125,12 +124,7 @@ class Made:
         wanted = {"d" + name: tensor for name, tensor in given.items()}
         wanted |= {f"d({name})": tensor for name, tensor in parameters.items()}
         real = {name: output for name, output in outputs.items() if output.requires_grad}
-        cotangents = [
-            worker_torch.to_torch(cotangent(job.seed, job.case.name, name, tuple(output.shape), job.case.run_dtype)).to(
-                output.dtype
-            )
-            for name, output in real.items()
-        ]
+        cotangents = cotangents_of(job, real)
         gradients: Any = ()
         if real and wanted:
             gradients = torch.autograd.grad(list(real.values()), list(wanted.values()), cotangents, allow_unused=True)
@@ -170,6 +164,14 @@ def _inputs(job: PairJob, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
         else:
             found[name] = tensor if tensor.dtype == torch.bool else tensor.long()
     return found
+
+
+def cotangents_of(job: PairJob, outputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """What each output is multiplied with on the way back, of a job of `run` or of `trace`."""
+    return [
+        worker_torch.to_torch(job.cotangent(name, tuple(output.shape))).to(output.dtype)
+        for name, output in outputs.items()
+    ]
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -14,7 +14,6 @@ import numpy as np
 from flax import linen, nnx
 
 from parity.pairs import flax_side
-from parity.pairs.cases import cotangent
 from parity.pairs.messages import PairSide
 from parity.pairs.pair import Pair
 from parity.trace.attributes import of_flax
@@ -194,10 +193,7 @@ def _whole(job: TraceJob, watched: Any, inputs: Any, parameters: Any) -> Arrays:
 
     def step(*arguments: Any) -> Arrays:
         real, vjp, values = jax.vjp(function, *arguments, has_aux=True)
-        cotangents = {
-            name: jnp.asarray(cotangent(job.seed, job.case.name, name, x.shape, job.case.run_dtype), x.dtype)
-            for name, x in real.items()
-        }
+        cotangents = {name: jnp.asarray(job.cotangent(name, x.shape), x.dtype) for name, x in real.items()}
         of_inputs, of_parameters, of_calls = vjp(cotangents)
         found = values | of_calls | {named("output", ROOT, name): x for name, x in real.items()}
         found |= {named("dinput", ROOT, name): x for name, x in of_inputs.items()}

@@ -14,7 +14,6 @@ from parity import worker_torch
 from parity.montecarlo.double import Double
 from parity.montecarlo.spread import Rounding, spread
 from parity.pairs import torch_side
-from parity.pairs.cases import cotangent
 from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, PairSide
 from parity.pairs.nested import flatten
 from parity.pairs.pair import Pair
@@ -143,12 +142,7 @@ class Made:
         wanted: dict[str, Any] = {named("dinput", ROOT, name): tensor for name, tensor in given.items()}
         wanted |= {f"d({name})": parameter for name, parameter in parameters.items()}
         real = {name: output for name, output in outputs.items() if output.requires_grad}
-        cotangents = [
-            worker_torch.to_torch(cotangent(job.seed, job.case.name, name, tuple(output.shape), job.case.run_dtype)).to(
-                output.dtype
-            )
-            for name, output in real.items()
-        ]
+        cotangents = torch_side.cotangents_of(job, real)
         found = dict(watch.values)
         found |= {named("output", ROOT, name): x.detach() for name, x in outputs.items() if x.is_floating_point()}
         if real:
