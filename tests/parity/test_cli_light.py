@@ -56,4 +56,4 @@ def test_the_main_module_is_the_command():
     check = subprocess.run(
         [sys.executable, "-m", "parity", "--help"], capture_output=True, text=True, env=environment, check=True
     )
-    assert "Prove that a torch attention" in check.stdout
+    assert "Prove that a torch module" in check.stdout
