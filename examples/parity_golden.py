@@ -21,11 +21,9 @@ def torch_mlp() -> Any:
 
 
 class FlaxMLP(nnx.Module):
-    epsilon = 1e-5
-
-    def __init__(self) -> None:
+    def __init__(self, epsilon: float = 1e-5) -> None:
         rngs = nnx.Rngs(0)
-        self.norm = nnx.LayerNorm(16, epsilon=self.epsilon, rngs=rngs)
+        self.norm = nnx.LayerNorm(16, epsilon=epsilon, rngs=rngs)
         self.up = nnx.Linear(16, 24, rngs=rngs)
         self.down = nnx.Linear(24, 11, rngs=rngs)
 
@@ -33,9 +31,4 @@ class FlaxMLP(nnx.Module):
         return self.down(nnx.gelu(self.up(self.norm(input)), approximate=False))
 
 
-class WrongEpsilon(FlaxMLP):
-    epsilon = 1e-6
-
-
 mlp = Pair(torch=torch_mlp, flax=FlaxMLP, inputs={"input": Input("batch n 16")}, sizes={"batch": 2, "n": (3, 7)})
-wrong_epsilon = Pair(torch=torch_mlp, flax=WrongEpsilon, inputs=mlp.inputs, sizes=mlp.sizes)

@@ -135,12 +135,19 @@ def _early_reset(cell: Any, state: jax.Array, now: jax.Array) -> tuple[jax.Array
 
 
 class TorchDeep(nn.Module):
+    """Initialised as GPT-2: small weights, and a layer adds the less to the residual stream, the deeper the stack."""
+
     def __init__(self, depth: int) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(
             FEATURES, HEADS, 2 * FEATURES, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.ndim == 2:
+                    residual = name.endswith(("out_proj.weight", "linear2.weight"))
+                    nn.init.normal_(parameter, std=0.02 / (2 * depth) ** 0.5 if residual else 0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)
@@ -205,7 +212,7 @@ gru = Pair(
 deep = Pair(
     torch=lambda: TorchDeep(24),
     flax=lambda: FlaxDeep(24),
-    inputs={"x": Input(f"b n {FEATURES}")},
+    inputs={"x": Input(f"b n {FEATURES}", std=0.02)},
     sizes={"b": 2, "n": 6},
     honest={"rematerialised": lambda: FlaxDeep(24, remat=True)},
     wrong={"tanh GELU in one of 24 layers": lambda: FlaxDeep(24, nnx.gelu)},

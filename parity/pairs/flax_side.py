@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,9 +20,13 @@ from parity.pairs.cases import cases
 from parity.pairs.messages import PairJob, PairSide, random_words
 from parity.pairs.nested import flatten
 from parity.pairs.pair import Pair, takes_dtype
+from parity.pairs.program import Form, Program, build
 from parity.spec import EVALUATION, TRAINING
 from parity.weights import files
 from parity.weights import flax_side as weights
+
+# So many are kept compiled: the variants of one case or two, when they are asked for again with other seeds.
+_PROGRAMS = 64
 
 
 def set_up(options: Options) -> None:
@@ -41,6 +44,7 @@ class Made:
         self.pair, self._side = pair, side
         self._dtype = self._held = ""
         self._variant: str | None = None
+        self._programs: dict[tuple[Any, ...], Program] = {}
         self._make("float32", None)
 
     def variants(self) -> tuple[str, ...]:
@@ -57,44 +61,42 @@ class Made:
     def run(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """Results of the case: outputs, gradients of inputs, and, by their own paths, gradients of parameters and in
         training the buffers after the step."""
-        assert job.weights is not None
+        program = self._program(job)
+        results = program(job)
+        if program.draws:
+            others = program(job, other_streams=True)
+            for name in results:
+                if name.startswith("output") and not np.array_equal(results[name], others[name], equal_nan=True):
+                    raise ValueError(random_words("flax", job.case.mode, name, self._dropouts()))
+        return {name: np.asarray(array) for name, array in results.items()}, ()
+
+    def _program(self, job: PairJob) -> Program:
+        """The compiled case, kept for the next seed, for that is most of the work."""
+        key = job.variant, job.case.name, job.weights
+        if key not in self._programs:
+            self.prepare(job)
+            form = self.form(job, job.case.mode == "train")
+            self._programs[key] = build(dataclasses.replace(form, parameters=self._once(form.parameters)), job)
+            if len(self._programs) > _PROGRAMS:
+                self._programs.pop(next(iter(self._programs)))
+        return self._programs[key]
+
+    def _once(self, parameters: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The same numbers, as arrays that another program holds already where they are equal."""
+        held = next(iter(self._programs.values())).parameters if self._programs else {}
+        return {
+            name: held[name] if name in held and _equal(held[name], array) else array
+            for name, array in parameters.items()
+        }
+
+    def prepare(self, job: Any) -> None:
+        """Make the module that the job asks for, with the weights that it names."""
         dtype = job.case.run_dtype if takes_dtype(self.pair.flax) else self._dtype
         if (dtype, job.variant) != (self._dtype, self._variant):
             self._make(dtype, job.variant)
         if job.weights != self._held:
             self._take(files.read(job.weights))
             self._held = job.weights
-        inputs = {name: jnp.asarray(array) for name, array in job.arrays.items()}
-        differentiated = {name: inputs.pop(name) for name in job.case.named("input")}
-        train = job.case.mode == "train"
-        form = self.form(job, train)
-
-        def outputs(differentiated: Any, parameters: Any, constants: Any, streams: Any) -> tuple[Any, Any]:
-            found, buffers = form.call(parameters, streams, **differentiated, **constants)
-            real = {name: x for name, x in found.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
-            whole = {name: x for name, x in found.items() if name not in real}
-            return real, whole | ({f"buffer({name})": x for name, x in buffers.items()} if train else {})
-
-        def step(differentiated: Any, parameters: Any, constants: Any, streams: Any) -> dict[str, Any]:
-            function = functools.partial(outputs, constants=constants, streams=streams)
-            real, vjp, rest = jax.vjp(function, differentiated, parameters, has_aux=True)
-            cotangents = {name: jnp.asarray(job.cotangent(name, x.shape), x.dtype) for name, x in real.items()}
-            of_inputs, of_parameters = vjp(cotangents)
-            found = real | rest | {"d" + name: gradient for name, gradient in of_inputs.items()}
-            return found | {f"d({name})": gradient for name, gradient in of_parameters.items()}
-
-        program = jax.jit(step)
-        with warnings.catch_warnings():
-            # nnx.BatchNorm writes float32 statistics where this run has 16 bits.
-            warnings.filterwarnings("ignore", "scatter inputs have incompatible types", FutureWarning)
-            results = program(differentiated, form.parameters, inputs, form.streams)
-        if jax.tree.leaves(form.streams):
-            others = program(differentiated, form.parameters, inputs, form.other_streams)
-            for name in results:
-                if name.startswith("output") and not np.array_equal(results[name], others[name], equal_nan=True):
-                    raise ValueError(random_words("flax", job.case.mode, name, self._dropouts()))
-        jax.clear_caches()
-        return {name: np.asarray(array) for name, array in results.items()}, ()
 
     def _make(self, dtype: str, variant: str | None) -> None:
         self.module: Any = variants.make(self.pair, variant, getattr(jnp, dtype))
@@ -182,19 +184,6 @@ class Made:
         return [f"`{'.'.join(map(str, path))}` has {rate:g}" for path, rate in rates if rate]
 
 
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """A module as a pure function: f(parameters by path, streams, **inputs) -> outputs by name, and buffers by path.
-
-    All real numbers are in the dtype of the run. With `other_streams` a module that draws from them gives others.
-    """
-
-    call: Any
-    parameters: dict[str, jax.Array]
-    streams: Any
-    other_streams: Any
-
-
 def called(pair: Pair, train: bool, module: Any, **inputs: Any) -> Any:
     """The module's own answer, told whether it is trained in those words that its call knows."""
     function = module if pair.flax_call is None else functools.partial(pair.flax_call, module)
@@ -221,6 +210,10 @@ def _after(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any
     """Buffers as a step leaves them, in the dtype they had: Linen's statistics are of float32 after a step, whatever
     they were before."""
     return {name: jnp.asarray(after[name], before[name].dtype) for name in before if name in after}
+
+
+def _equal(one: jax.Array, other: jax.Array) -> bool:
+    return one.dtype == other.dtype and np.array_equal(one, other)
 
 
 def _as(array: Any, dtype: str) -> Any:

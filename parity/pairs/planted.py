@@ -99,11 +99,11 @@ def _of_variable(name: str, change: Callable[[jax.Array], jax.Array]) -> Callabl
 
     def changed(self: Any, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         own = getattr(self, name)
-        setattr(self, name, type(own)(change(own[...])))
+        vars(self)[name] = type(own)(change(own[...]))  # not by setattr, which nnx forbids within a scan
         try:
             return call(*args, **kwargs)
         finally:
-            setattr(self, name, own)
+            vars(self)[name] = own
 
     return lambda sub: _around(sub, changed)
 

@@ -18,7 +18,6 @@ from parity.pairs.messages import PairSide
 from parity.pairs.pair import Pair
 from parity.trace.attributes import of_flax
 from parity.trace.messages import ROOT, Forced, Module, Traced, TraceJob, key, named
-from parity.weights import files
 from parity.worker import words
 
 set_up, environment = flax_side.set_up, flax_side.environment
@@ -157,10 +156,7 @@ class Made(flax_side.Made):
     def trace(self, job: TraceJob) -> Traced:
         """In the whole model: inputs and outputs of all calls, gradients of these and of parameters. Alone: the outputs
         of calls, and gradients of their inputs."""
-        assert job.weights is not None
-        if job.weights != self._held:
-            self._take(files.read(job.weights))
-            self._held = job.weights
+        self.prepare(job)
         inputs = {name: jnp.asarray(array) for name, array in job.arrays.items()}
         form = self.form(job, train=False)
         parameters = form.parameters

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[3]
 CANDIDATES = Path(__file__).parents[1] / "candidates"
 ATTENTION, MLP = ROOT / "tests" / "goldens" / "attention.safetensors", ROOT / "tests" / "goldens" / "mlp.safetensors"
 PAIRS = ROOT / "examples" / "parity_golden.py"
+WRONG = f"{ROOT / 'tests/parity/candidates/parity_golden.py'}:wrong_epsilon"
 
 # Blocks torch and the reference in this process and, by PYTHONPATH, in its workers.
 SITE = """
@@ -106,9 +107,9 @@ def test_a_wrong_port_is_caught_as_by_run(replay):
 
 
 def test_a_wrong_module_is_caught(replay):
-    ran = replay(MLP, "--pair", f"{PAIRS}:wrong_epsilon", "--case", "*n=3")
+    ran = replay(MLP, "--pair", WRONG, "--case", "*n=3")
     assert ran.statuses == {"parity_golden.mlp,batch=2,n=3": "failed"}
-    assert f"--pair {PAIRS}:wrong_epsilon" in ran.report["cases"][0]["command"]
+    assert f"--pair {WRONG}" in ran.report["cases"][0]["command"]
 
 
 def test_what_was_recorded_is_judged_as_run_judges_it(cli, replay, tmp_path):

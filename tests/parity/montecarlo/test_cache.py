@@ -14,6 +14,7 @@ from parity.montecarlo.results import Rounding, Spread
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 PAIR = f"{EXAMPLES}/parity_golden.py:mlp"
+WRONG = f"{Path(__file__).parents[1] / 'candidates' / 'parity_golden.py'}:wrong_epsilon"
 FOUND = Spread({"output": np.arange(3.0)}, {"ids": np.array([True, False])}, {"odd": 2}, {"argmax": 1}, 8)
 TRUTH = {"output": np.ones(3), "ids": np.array([1, 2])}
 
@@ -120,7 +121,7 @@ def test_a_pair_run_again_has_the_same_verdicts_and_says_where_its_bound_is_from
     anew = cli("run", "--pair", PAIR, "--device", "cpu", "--no-cache")
     assert quantities(anew) == quantities(first)
     assert "bound from the cache" not in anew.words
-    wrong = cli("run", "--pair", PAIR.replace("mlp", "wrong_epsilon"), "--device", "cpu")
+    wrong = cli("run", "--pair", WRONG, "--device", "cpu")
     assert (wrong.code, set(wrong.statuses.values())) == (1, {"failed"})
 
 
