@@ -19,6 +19,7 @@ from parity import Input, Pair
 
 FEATURES, HEADS, WORDS = 24, 3, 50
 Activation = Callable[[jax.Array], jax.Array]
+Dtype = Any
 
 
 def exact_gelu(x: jax.Array) -> jax.Array:
@@ -65,10 +66,10 @@ class FlaxDecoderLayer(nnx.Module):
 class FlaxDecoder(nnx.Module):
     def __init__(
         self, depth: int, activation: Activation = exact_gelu, *, causal: bool = True, padded: bool = True,
-        epsilon: float = 1e-5, scaled: bool = False,
+        epsilon: float = 1e-5, scaled: bool = False, dtype: Dtype = jnp.float32,
     ) -> None:  # fmt: skip
         rngs = nnx.Rngs(0)
-        self.embed = nnx.Embed(WORDS, FEATURES, rngs=rngs)
+        self.embed = nnx.Embed(WORDS, FEATURES, dtype=dtype, rngs=rngs)  # whose rows are of float32 unless it is told
         self.layers = nnx.List([FlaxDecoderLayer(rngs, activation, causal, epsilon) for _ in range(depth)])
         self.norm = nnx.LayerNorm(FEATURES, epsilon=1e-5, rngs=rngs)
         self.head = nnx.Linear(FEATURES, WORDS, use_bias=False, rngs=rngs)
@@ -182,20 +183,20 @@ class FlaxDeep(nnx.Module):
 
 decoder = Pair(
     torch=lambda: TorchDecoder(2),
-    flax=lambda: FlaxDecoder(2),
+    flax=lambda dtype: FlaxDecoder(2, dtype=dtype),
     inputs={
         "ids": Input("b i", dtype="int", range=(0, WORDS)),
         "memory": Input(f"b j {FEATURES}"),
         "padding": Input("b j", dtype="bool", std=0.3),
     },
     sizes={"b": 2, "i": 7, "j": 11},
-    honest={"GELU by erfc": lambda: FlaxDecoder(2, lambda x: x * 0.5 * jax.lax.erfc(-x * 0.5**0.5))},
+    honest={"GELU by erfc": lambda dtype: FlaxDecoder(2, lambda x: x * 0.5 * jax.lax.erfc(-x * 0.5**0.5), dtype=dtype)},
     wrong={
-        "tanh GELU": lambda: FlaxDecoder(2, nnx.gelu),
-        "not causal": lambda: FlaxDecoder(2, causal=False),
-        "padding left out": lambda: FlaxDecoder(2, padded=False),
-        "epsilon of 1e-6 in all norms": lambda: FlaxDecoder(2, epsilon=1e-6),
-        "embedding scaled": lambda: FlaxDecoder(2, scaled=True),
+        "tanh GELU": lambda dtype: FlaxDecoder(2, nnx.gelu, dtype=dtype),
+        "not causal": lambda dtype: FlaxDecoder(2, causal=False, dtype=dtype),
+        "padding left out": lambda dtype: FlaxDecoder(2, padded=False, dtype=dtype),
+        "epsilon of 1e-6 in all norms": lambda dtype: FlaxDecoder(2, epsilon=1e-6, dtype=dtype),
+        "embedding scaled": lambda dtype: FlaxDecoder(2, scaled=True, dtype=dtype),
     },
 )
 gru = Pair(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from parity.montecarlo.noise import Noise, Rule, is_real, tensors
+from parity.montecarlo.sums import one_by_one, terms_of
 
 # float32's squares neither overflow nor vanish between these.
 SQUARES = (1e-12, 1e15)
@@ -100,13 +101,15 @@ def linear(*places: int, terms: str = "") -> Rule:
         squared = [_squared(value, narrow) if i in taking_part else value for i, value in enumerate(noisy)]
         named = {key: value**2 if key in ("alpha", "beta") else value for key, value in named.items()}
         squares = func(*squared, **named)
-        for result, square in zip(tensors((results,), {}), tensors((squares,), {}), strict=True):
+        both = zip(tensors((results,), {}), tensors((squares,), {}), strict=True)
+        for number, (result, square) in enumerate(both):
             if is_real(result):
                 if terms == "mean":
                     square = square / max(1, noisy[0].numel() / max(1, result.numel()))
                 contracted = square.abs().sqrt().to(torch.float32).mul_(noise.rounding.unit)
                 contracted.masked_fill_(~torch.isfinite(contracted), 0.0)
-                noise.put(result, torch.hypot(contracted, noise.rounded(result)))
+                own = torch.hypot(contracted, noise.rounded(result))
+                noise.put(result, torch.maximum(own, one_by_one(noise, result, square, terms_of(func, noisy, number))))
         return results
 
     return rule
