@@ -28,7 +28,7 @@ import numpy as np
 
 import attend_jax
 from attend_jax import dropout, functional
-from attend_jax.implementations.triton import backward, forward, plan
+from attend_jax.implementations.triton import backward, dbias, forward, plan, tiles
 from attend_jax.implementations.triton.plan import Blocks, Plan
 from attend_jax.implementations.triton.tiles import Inputs, Saved
 from parity import criterion, tensors
@@ -78,6 +78,8 @@ TIMINGS = [
     Timing("bf16 bias bhij", "bfloat16", (4, 16, 2048, 64), "bhij", sweep=False),
     Timing("bf16 dropout", "bfloat16", (4, 16, 2048, 64), dropout=0.1, sweep=False),
     Timing("fp32 bias hij", "float32", (4, 16, 2048, 64), "hij"),
+    Timing("fp32 d=128", "float32", (4, 16, 2048, 128)),
+    Timing("fp32 dropout", "float32", (4, 16, 2048, 64), dropout=0.1, sweep=False),
     Timing("bf16 space", "bfloat16", (64, 8, 1024, 64), sweep=False),
     Timing("bf16 time bias hij", "bfloat16", (8192, 8, 16, 64), "hij", sweep=False),
 ]
@@ -104,18 +106,27 @@ SWEEP: dict[tuple[int, int, str], list[tuple[int, int, int, int]]] = {
     (2, 128, "dq"): [(64, 64, 4, 2), (128, 64, 8, 2), (128, 32, 8, 2), (64, 32, 4, 3), (64, 64, 4, 3)],
     (2, 128, "dkv"): [(64, 64, 4, 2), (64, 128, 8, 2), (32, 128, 8, 2), (32, 64, 4, 3), (64, 64, 4, 3)],
     (4, 64, "forward"): [
-        (64, 32, 4, 2), (64, 32, 4, 3), (64, 64, 4, 2), (128, 32, 4, 2), (128, 32, 8, 2), (128, 64, 8, 2),
-        (64, 16, 4, 3), (32, 32, 4, 2), (128, 16, 4, 3),
+        (128, 64, 4, 2), (128, 64, 8, 2), (128, 64, 8, 3), (128, 32, 4, 3), (128, 32, 8, 3), (64, 64, 4, 2),
+        (64, 64, 4, 3), (128, 128, 8, 2), (64, 32, 4, 3), (64, 128, 4, 2), (64, 64, 8, 2),
     ],
     (4, 64, "dq"): [
-        (64, 32, 4, 2), (64, 32, 4, 3), (64, 64, 4, 1), (64, 64, 8, 2), (128, 32, 8, 2), (32, 32, 4, 2), (64, 16, 4, 2),
+        (128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 8, 1), (64, 32, 4, 3),
+        (64, 64, 8, 2), (128, 32, 4, 2), (64, 64, 4, 1),
     ],
     (4, 64, "dkv"): [
-        (32, 64, 4, 2), (32, 64, 4, 3), (64, 64, 4, 1), (64, 64, 8, 2), (32, 128, 8, 2), (32, 32, 4, 2), (16, 64, 4, 2),
-        (32, 64, 4, 1), (32, 128, 8, 1), (32, 128, 4, 1), (64, 64, 8, 1), (64, 32, 4, 1), (64, 32, 4, 2),
-        (16, 128, 4, 2), (16, 128, 8, 2),
+        (64, 64, 4, 2), (64, 64, 4, 1), (32, 64, 4, 2), (32, 64, 4, 3), (64, 128, 8, 2), (32, 128, 8, 2),
+        (32, 128, 8, 3), (64, 128, 8, 1), (32, 128, 4, 2), (64, 64, 8, 2), (32, 64, 8, 2), (16, 128, 8, 3),
     ],
-    (4, 64, "dbias"): [(64, 32, 4, 2), (64, 64, 4, 1), (64, 64, 8, 2), (32, 32, 4, 2)],
+    (4, 128, "forward"): [
+        (64, 32, 4, 2), (64, 32, 8, 3), (64, 64, 8, 2), (64, 32, 4, 3), (32, 32, 4, 2), (128, 32, 8, 2), (64, 16, 4, 3),
+    ],
+    (4, 128, "dq"): [
+        (64, 32, 4, 1), (32, 32, 4, 1), (64, 32, 8, 2), (64, 64, 8, 1), (32, 64, 4, 1), (64, 64, 4, 1), (64, 32, 4, 2),
+    ],
+    (4, 128, "dkv"): [
+        (32, 64, 4, 1), (32, 32, 4, 1), (32, 64, 8, 2), (64, 64, 8, 1), (32, 64, 4, 2), (64, 64, 4, 1), (64, 32, 4, 1),
+    ],
+    (4, 64, "dbias"): [(64, 64, 4, 2), (64, 64, 4, 1), (64, 32, 4, 2), (32, 32, 4, 2), (64, 64, 8, 2)],
 }  # fmt: skip
 
 
@@ -244,16 +255,16 @@ def kernels(report: Report, pool: concurrent.futures.Executor, case: Timing, onl
                 "layout": "bhnd", "return_logsumexp": False, "implementation": "triton", "precision": None}  # fmt: skip
     problem, operands = functional._normalise(*arrays, **(defaults | options))
     table = plan.tuning(problem)
-    inputs = Inputs(operands.query, operands.key, operands.value, operands.bias)
     static = Plan(problem, table, False)
+    inputs = tiles.parted_inputs(static, Inputs(operands.query, operands.key, operands.value, operands.bias))
     output, logsumexp = compiled(functools.partial(forward.forward, static), inputs)(inputs)
     delta = jnp.sum(output.astype(jnp.float32) * cotangent.astype(jnp.float32), axis=3)
-    saved = Saved(cotangent, logsumexp, delta)
+    saved = Saved(tiles.parted(static, cotangent), logsumexp, delta)
 
     def runs(kernel: str) -> tuple[Any, tuple[Any, ...]]:
         if kernel == "forward":
             return forward.forward, (inputs,)
-        return getattr(backward, kernel), (inputs, saved)
+        return getattr(dbias if kernel == "dbias" else backward, kernel), (inputs, saved)
 
     def build(kernel: str, tuning: plan.Tuning) -> Any:
         function, given = runs(kernel)

@@ -20,11 +20,11 @@ from jax import lax
 
 from attend_jax.implementations.triton import loops, tiles
 from attend_jax.implementations.triton.plan import Plan, padded
-from attend_jax.implementations.triton.tiles import Inputs, Saved, Span, Tile
+from attend_jax.implementations.triton.tiles import Factor, Inputs, Saved, Span, Tile
 
 
 def weights_and_dscores(
-    plan: Plan, inputs: Inputs, saved: Saved, tile: Tile, reads: tuple[Any, Any, Any, Any], scale: Any,
+    plan: Plan, inputs: Inputs, saved: Saved, tile: Tile, reads: tuple[Factor, Factor, Factor, Factor], scale: Any,
     *, whole_rows: bool = False,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """The weights of a tile, as they multiply the values, and the gradient to its scores.
@@ -59,7 +59,7 @@ def dq(plan: Plan, inputs: Inputs, saved: Saved) -> tuple[jax.Array, jax.Array |
     problem, blocks = plan.problem, plan.blocks("dq")
     grid, _ = tiles.grid(plan, -(-problem.q_len // blocks.q), problem.heads)
     dtype = problem.dtype if problem.scale is not None else jnp.float32
-    out = [jax.ShapeDtypeStruct(inputs.query.shape, dtype)]
+    out = [jax.ShapeDtypeStruct(inputs.query.shape[-4:], dtype)]
     if plan.dbias == "rows":
         out.append(jax.ShapeDtypeStruct(problem.scores_shape[:3], jnp.float32))
     dquery, *sums = tiles.call(dq_kernel, plan, blocks, grid, (inputs, saved), out)
@@ -85,7 +85,7 @@ def dq_kernel(plan: Plan, inputs: Inputs, saved: Saved, dquery_ref: Any, *sum_re
             key = tiles.read(plan, inputs.key, batch, key_head, columns, full=not edge)
             value = tiles.read(plan, inputs.value, batch, key_head, columns, full=not edge)
             _, dscores = weights_and_dscores(plan, inputs, saved, tile, (query, key, value, cotangent), scale)
-            total = carry[0] + tiles.dot(plan, dscores.astype(key.dtype), key)
+            total = carry[0] + tiles.dot(plan, tiles.factor(plan, dscores), key)
             return (total, *(rest + jnp.sum(dscores, axis=1) for rest in carry[1:]))
 
         return step
@@ -102,7 +102,7 @@ def dkv(plan: Plan, inputs: Inputs, saved: Saved) -> tuple[jax.Array, jax.Array,
     """The gradients of key and value; the column sums of dscores (b h j), if the bias' gradient is summed there."""
     problem, blocks = plan.problem, plan.blocks("dkv")
     grid, _ = tiles.grid(plan, -(-problem.kv_len // blocks.k), problem.kv_heads)
-    out = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (inputs.key, inputs.value)]
+    out = [jax.ShapeDtypeStruct(x.shape[-4:], problem.dtype) for x in (inputs.key, inputs.value)]
     if plan.dbias == "columns":
         out.append(jax.ShapeDtypeStruct((problem.batch, problem.heads, problem.kv_len), jnp.float32))
     dkey, dvalue, *sums = tiles.call(dkv_kernel, plan, blocks, grid, (inputs, saved), out)
@@ -130,8 +130,8 @@ def dkv_kernel(plan: Plan, inputs: Inputs, saved: Saved, dkey_ref: Any, dvalue_r
                 query = tiles.read(plan, inputs.query, batch, head, rows)
                 cotangent = tiles.read(plan, saved.cotangent, batch, head, rows)
                 weights, dscores = weights_and_dscores(plan, inputs, saved, tile, (query, key, value, cotangent), scale)
-                dvalue = dvalue + tiles.dot(plan, weights.astype(cotangent.dtype), cotangent)
-                dkey = dkey + tiles.dot(plan, dscores.astype(query.dtype), query)
+                dvalue = dvalue + tiles.dot(plan, tiles.factor(plan, weights), cotangent)
+                dkey = dkey + tiles.dot(plan, tiles.factor(plan, dscores), query)
                 return (dkey, dvalue, *(sums + jnp.sum(dscores, axis=1) for sums in rest))
 
             return step

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from attend_jax import dropout, masks
-from attend_jax.implementations.triton import backward, forward, plan, small
+from attend_jax.implementations.triton import backward, forward, plan, small, tiles
 from attend_jax.implementations.triton.dbias import dbias as dbias_of_tiles
 from attend_jax.implementations.triton.plan import Plan
 from attend_jax.implementations.triton.tiles import Inputs, Saved
@@ -47,7 +47,7 @@ def run(problem: Problem, operands: Operands) -> Result:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(static: Plan, inputs: Inputs) -> tuple[jax.Array, jax.Array]:
-    output, logsumexp = forward.forward(static, inputs)
+    output, logsumexp = forward.forward(static, tiles.parted_inputs(static, inputs))
     return output, _natural(logsumexp)
 
 
@@ -57,25 +57,27 @@ def _natural(logsumexp: jax.Array) -> jax.Array:
 
 
 def _attention_fwd(static: Plan, inputs: Inputs) -> Any:
-    output, logsumexp = forward.forward(static, inputs)
+    output, logsumexp = forward.forward(static, tiles.parted_inputs(static, inputs))
     return (output, _natural(logsumexp)), (inputs, output, logsumexp)
 
 
 def _attention_bwd(static: Plan, residuals: Any, cotangents: Any) -> tuple[Inputs]:
-    inputs, output, logsumexp = residuals
+    whole, output, logsumexp = residuals
     cotangent, dlogsumexp = cotangents
+    # Not kept since the forward pass: half as much again as the arrays themselves, and soon made.
+    inputs, parts = tiles.parted_inputs(static, whole), tiles.parted(static, cotangent)
     if small.fits(static):
-        saved = Saved(cotangent, logsumexp, -dlogsumexp)
+        saved = Saved(parts, logsumexp, -dlogsumexp)
         dquery, dkey, dvalue, dbias = small.small(static, inputs, saved)
     else:
-        saved = Saved(cotangent, logsumexp, _delta(static, output, cotangent) - dlogsumexp)
+        saved = Saved(parts, logsumexp, _delta(static, output, cotangent) - dlogsumexp)
         dquery, row_sums = backward.dq(static, inputs, saved)
         dkey, dvalue, column_sums = backward.dkv(static, inputs, saved)
         dbias = _dbias(static, inputs, saved, row_sums, column_sums)
     dscale = None
     if inputs.scale is not None:
-        dscale = jnp.sum(inputs.query.astype(jnp.float32) * dquery).reshape(1)
-        dquery = (dquery * inputs.scale).astype(inputs.query.dtype)
+        dscale = jnp.sum(whole.query.astype(jnp.float32) * dquery).reshape(1)
+        dquery = (dquery * inputs.scale).astype(whole.query.dtype)
     return (Inputs(dquery, dkey, dvalue, bias=dbias, scale=dscale),)
 
 

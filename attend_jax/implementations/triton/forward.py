@@ -59,7 +59,7 @@ def forward_kernel(plan: Plan, inputs: Inputs, output_ref: Any, logsumexp_ref: A
             if keep is not None:
                 weights = jnp.where(keep, weights, 0.0)
             value = tiles.read(plan, inputs.value, batch, key_head, columns, full=not edge)
-            total = total * shrink[:, None] + tiles.dot(plan, weights.astype(value.dtype), value)
+            total = total * shrink[:, None] + tiles.dot(plan, tiles.factor(plan, weights), value)
             return total, higher, weight
 
         return step

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,13 +40,13 @@ class Tuning:
 
 # (bytes of an element, larger head size at most, biased) -> tiles, as docs/gpu-triton-sweep.py found them fastest on an
 # H200. Reasons: the accumulators have to stay in registers (256 KiB a processor, fp32), the pipelined tiles in shared
-# memory (227 KiB), and a tile of the bias takes room in both; split TF32 holds each operand twice.
+# memory (227 KiB), and a tile of the bias takes room in both; a float32 operand is there as three bfloat16 ones.
 _SMALL = Blocks(64, 64, 4, 3)
 TABLE = {
     (2, 64, False): Tuning(Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(32, 128, 4, 3), _SMALL),
     (2, 64, True): Tuning(_SMALL, _SMALL, _SMALL, _SMALL),
     (2, 128, False): Tuning(Blocks(128, 64, 4, 2), Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2)),
-    (4, 64, False): Tuning(Blocks(128, 32, 4, 2), Blocks(64, 64, 4, 1), Blocks(32, 128, 8, 2), Blocks(64, 32, 4, 2)),
+    (4, 64, False): Tuning(Blocks(64, 32, 4, 3), Blocks(64, 64, 4, 1), Blocks(64, 64, 4, 1), Blocks(64, 64, 4, 1)),
     (4, 128, False): Tuning(Blocks(64, 32, 8, 2), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2)),
 }
 
@@ -112,11 +111,9 @@ class Plan:
         return 0.0 if rate == 1 else 1 / (1 - rate)
 
     @property
-    def precision(self) -> Any:
-        """Split TF32 has fp32's accuracy; 16-bit inputs are multiplied exactly."""
-        if self.problem.is_16_bit:
-            return None
-        return jax.lax.Precision.HIGHEST if self.interpret else jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+    def parts(self) -> int:
+        """How many 16-bit numbers hold one: products of 16 bits are exact, and the tensor cores' fastest."""
+        return 1 if self.problem.is_16_bit else 3
 
     def blocks(self, kernel: str) -> Blocks:
         """Of one kernel, no larger than the sequences ask for."""
@@ -153,19 +150,21 @@ def refusal(problem: Problem) -> str | None:
         return "takes no empty arrays"
     if max(problem.head_dim, problem.value_dim) > MAX_HEAD_SIZE:
         return f"takes head sizes of at most {MAX_HEAD_SIZE}; got {max(problem.head_dim, problem.value_dim)}"
-    if not problem.is_16_bit and problem.precision not in (None, jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3):
-        return "multiplies float32 in split TF32 only; got a precision"
+    if not problem.is_16_bit and problem.precision not in (None, *_ACCURATE):
+        return "multiplies float32 with float32's accuracy only; got a precision"
     if not problem.is_16_bit and getattr(jax.config, "jax_default_matmul_precision", None) is not None:
-        return "multiplies float32 in split TF32 only; jax.default_matmul_precision is set"
+        return "multiplies float32 with float32's accuracy only; jax.default_matmul_precision is set"
     if _too_many(problem):
         return "takes no mask of 2**31 to 2**32 elements: Pallas indexes it in 32 bits"
     if jax.sharding.get_abstract_mesh().manual_axes:
         return "inside jax.shard_map Pallas takes no part in the checks of what varies (check_vma)"
     if INTERPRET:
         return None
-    if not problem.is_16_bit and problem.dropout == "rng":
-        return "with dropout from a key its float32 kernels were not ready after two minutes (jax 0.11.2, H200)"
     return _unavailable()
+
+
+# What dispatch asks for on CUDA, and what the kernels do.
+_ACCURATE = (jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3, jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6)
 
 
 def _too_many(problem: Problem) -> bool:

@@ -53,8 +53,8 @@ def small(plan: Plan, inputs: Inputs, saved: Saved) -> tuple[jax.Array, jax.Arra
     """
     problem, shares = plan.problem, _shares(plan)
     dtype = problem.dtype if problem.scale is not None else jnp.float32
-    out = [jax.ShapeDtypeStruct(inputs.query.shape, dtype)]
-    out += [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (inputs.key, inputs.value)]
+    out = [jax.ShapeDtypeStruct(inputs.query.shape[-4:], dtype)]
+    out += [jax.ShapeDtypeStruct(x.shape[-4:], problem.dtype) for x in (inputs.key, inputs.value)]
     if problem.bias_shape is not None:
         out.append(shares.parts(problem))
     grid = (shares.own_batch * shares.own_heads * shares.splits,)
@@ -80,10 +80,10 @@ def small_kernel(
         weights, dscores = weights_and_dscores(
             plan, inputs, saved, tile, (query, key, value, cotangent), scale, whole_rows=True
         )
-        rounded = dscores.astype(query.dtype)
+        rounded = tiles.factor(plan, dscores)
         dquery = tiles.dot(plan, rounded, key)
         dkey = tiles.dot(plan, rounded, query, trans_a=True) * scale
-        dvalue = tiles.dot(plan, weights.astype(cotangent.dtype), cotangent, trans_a=True)
+        dvalue = tiles.dot(plan, tiles.factor(plan, weights), cotangent, trans_a=True)
         tiles.write(plan, dquery_ref, batch, head, rows, dquery if problem.scale is None else dquery * scale)
         tiles.write(plan, dkey_ref, batch, head, columns, dkey)
         tiles.write(plan, dvalue_ref, batch, head, columns, dvalue)

@@ -7,6 +7,7 @@ grouped heads cost nothing in memory. Rows are queries and columns are keys, als
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,10 +21,12 @@ from attend_jax import dropout
 from attend_jax.implementations.triton.plan import LOG2_E, Blocks, Plan, padded
 
 Ref = Any
+# What a product takes: the numbers themselves, or in 32 bits three bfloat16 tiles that add up to them.
+Factor = tuple[jax.Array, ...]
 
 
 class Inputs(NamedTuple):
-    """What attention is a function of.
+    """What attention is a function of. In 32 bits the kernels see query, key and value as `parted` makes them.
 
     `words` (2 b h) are the key of dropout's generator, two words a (batch, head). `empty` (#b #h i 1) says which rows
     mask and causal corner together leave no key, and `some_empty` (#b #h 1 1) whether there is one.
@@ -132,24 +135,25 @@ def grid(plan: Plan, blocks: int, heads: int) -> tuple[tuple[int, ...], Callable
     return tuple(sizes[name] for name in names), place
 
 
-def read(plan: Plan, ref: Ref, batch: jax.Array, head: jax.Array, span: Span, *, full: bool = False) -> jax.Array:
+def read(plan: Plan, ref: Ref, batch: jax.Array, head: jax.Array, span: Span, *, full: bool = False) -> Factor:
     """The span's features out of query, key, value or a cotangent; zeros where there is nothing.
 
     `full` promises that the span does not reach beyond the end.
     """
-    at, mask = _features(plan, ref, batch, head, span, full)
-    return plgpu.load(at, mask=mask, other=None if mask is None else 0.0)
+    places = [(batch,)] if plan.parts == 1 else [(batch * 0 + part, batch) for part in range(plan.parts)]
+    found = [_features(plan, ref, place, head, span, full) for place in places]
+    return tuple(plgpu.load(at, mask=mask, other=None if mask is None else 0.0) for at, mask in found)
 
 
 def write(plan: Plan, ref: Ref, batch: jax.Array, head: jax.Array, span: Span, tile: jax.Array) -> None:
-    at, mask = _features(plan, ref, batch, head, span, False)
+    at, mask = _features(plan, ref, (batch,), head, span, False)
     plgpu.store(at, tile.astype(ref.dtype), mask=mask)
 
 
 def _features(
-    plan: Plan, ref: Ref, batch: jax.Array, head: jax.Array, span: Span, full: bool
+    plan: Plan, ref: Ref, place: tuple[jax.Array, ...], head: jax.Array, span: Span, full: bool
 ) -> tuple[Any, jax.Array | None]:
-    size = ref.shape[3]
+    size = ref.shape[-1]
     pad = padded(size)
     # A slice that starts at a traced zero may reach beyond the array: what lies there is masked.
     features = pl.ds(0, size) if size == pad else pl.ds(span.start * 0, pad)
@@ -158,7 +162,7 @@ def _features(
         None if full or span.inside is None else span.inside[:, None],
         None if size == pad else (lax.iota(jnp.int32, pad) < size)[None, :],
     )
-    return ref.at[(batch, *index, features)], mask
+    return ref.at[(*place, *index, features)], mask
 
 
 def read_rows(ref: Ref, batch: jax.Array, head: jax.Array, rows: Span, other: float) -> jax.Array:
@@ -198,8 +202,40 @@ def both(first: jax.Array | None, second: jax.Array | None) -> jax.Array | None:
     return second if first is None else first if second is None else first & second
 
 
-def dot(plan: Plan, a: jax.Array, b: jax.Array, *, trans_a: bool = False, trans_b: bool = False) -> jax.Array:
-    return plgpu.dot(a, b, trans_a=trans_a, trans_b=trans_b, precision=plan.precision)
+def parted(plan: Plan, array: jax.Array) -> jax.Array:
+    """An array that products are made of, as `read` takes it: in 32 bits (3 ...), the bfloat16 parts of its numbers."""
+    return array if plan.parts == 1 else jnp.stack(_parts(array, lambda x: lax.reduce_precision(x, 8, 7)))
+
+
+def parted_inputs(plan: Plan, inputs: Inputs) -> Inputs:
+    query, key, value = (parted(plan, x) for x in (inputs.query, inputs.key, inputs.value))
+    return inputs._replace(query=query, key=key, value=value)
+
+
+def factor(plan: Plan, tile: jax.Array) -> Factor:
+    """A tile of float32 numbers as a product takes it."""
+    if plan.parts == 1:
+        return (tile.astype(plan.problem.dtype),)
+    # Triton rounds where it is told to; XLA, which interprets the kernels, takes such casts away.
+    return _parts(tile, (lambda x: lax.reduce_precision(x, 8, 7)) if plan.interpret else lambda x: x)
+
+
+def _parts(numbers: jax.Array, rounded: Callable[[jax.Array], jax.Array]) -> Factor:
+    """Three bfloat16 numbers have the 24 bits of a float32's significand, so nothing is lost."""
+    parts = []
+    for _ in range(3):
+        parts.append(rounded(numbers).astype(jnp.bfloat16))
+        numbers = numbers - parts[-1].astype(jnp.float32)
+    return tuple(parts)
+
+
+# The products of parts that count in float32 (the others are below 2**-25 of the whole), the smallest first.
+_PRODUCTS = {1: [(0, 0)], 3: [(0, 2), (2, 0), (1, 1), (0, 1), (1, 0), (0, 0)]}
+
+
+def dot(plan: Plan, a: Factor, b: Factor, *, trans_a: bool = False, trans_b: bool = False) -> jax.Array:
+    products = (plgpu.dot(a[i], b[j], trans_a=trans_a, trans_b=trans_b) for i, j in _PRODUCTS[plan.parts])
+    return functools.reduce(jnp.add, products)
 
 
 def scale_of(plan: Plan, inputs: Inputs, batch: jax.Array) -> Any:
