@@ -1,9 +1,10 @@
 """On a GPU: which kernels torch and `attend_jax` launch for the same attention, and what of a call is kernels.
 
-PYTHONPATH=. python3 docs/gpu-profile.py [ROW …]
+PYTHONPATH=. python3 docs/gpu-profile.py [--alone] [ROW …]
 
 torch's profiler sees every kernel of its process, JAX's too. For each row (a name of `parity bench`; if none, those in
-which cuDNN runs on both sides) and mode: milliseconds a call by the clock, by the kernels, and kernel by kernel.
+which cuDNN runs on both sides) and mode: milliseconds a call by the clock, by the kernels, and kernel by kernel. With
+`--alone` each call is a program of its own, as `parity bench` does not have it on a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from parity.attention import Attention
-from parity.bench import jax_side, torch_side
+from parity.bench import jax_side, torch_side, worker
 from parity.bench.rows import MODES
 
 ROWS = (
@@ -31,7 +32,7 @@ ROWS = (
     "space-big,b=64,h=8,kv=8,i=1024,j=1024,d=64,e=64,dtype=bfloat16",
 )
 SIDES = {"torch/sdpa-cudnn": torch_side, "jax.nn/cudnn": jax_side, "ours/auto": jax_side, "ours/auto-bnhd": jax_side}
-CALLS, ROUNDS = 20, 5
+CALLS, ROUNDS = 24, 5
 
 
 def kernels(time_calls: Callable[[int], float]) -> dict[str, tuple[float, float]]:
@@ -47,10 +48,13 @@ def kernels(time_calls: Callable[[int], float]) -> dict[str, tuple[float, float]
 
 
 def main() -> None:
+    rows = [word for word in sys.argv[1:] if word != "--alone"]
+    if len(rows) < len(sys.argv) - 1:
+        worker.TOGETHER["gpu"] = 1
     for side in (torch_side, jax_side):
         side.set_up("gpu")
     print(torch.cuda.get_device_name(), "cuDNN of torch", torch.backends.cudnn.version())
-    for name in sys.argv[1:] or ROWS:
+    for name in rows or ROWS:
         attention = Attention.parse(name)
         given: dict[Any, Any] = {side: side.inputs(attention, 0) for side in (torch_side, jax_side)}
         for mode in MODES:

@@ -18,7 +18,7 @@ from parity.bench import inputs as bench_inputs
 from parity.bench import memory
 from parity.bench.messages import Contender
 from parity.bench.rows import BOTH
-from parity.bench.worker import Program
+from parity.bench.worker import TOGETHER, Program, in_programs
 from parity.errors import BadInput
 
 Function = Callable[..., jax.Array]
@@ -129,6 +129,15 @@ class Inputs:
     attention: Attention
     arrays: dict[str, np.ndarray]
     made: dict[str, dict[str, jax.Array]]
+    copies: dict[str, list[dict[str, jax.Array]]]
+
+    def sets(self, layout: str, count: int) -> list[dict[str, jax.Array]]:
+        """As many arrays of their own, so that no call finds its inputs in a cache or its result already computed."""
+        first = self.in_layout(layout)
+        more = self.copies.setdefault(layout, [])
+        while len(more) < count - 1:
+            more.append({name: jnp.copy(array) for name, array in first.items()})
+        return [first, *more]
 
     def in_layout(self, layout: str) -> dict[str, jax.Array]:
         if layout not in self.made:
@@ -140,7 +149,7 @@ class Inputs:
 
 
 def inputs(attention: Attention, seed: int) -> Inputs:
-    return Inputs(attention, bench_inputs.make(attention, seed), {})
+    return Inputs(attention, bench_inputs.make(attention, seed), {}, {})
 
 
 def program(contender: str, attention: Attention, mode: str, given: Inputs) -> Program:
@@ -174,6 +183,16 @@ def program(contender: str, attention: Attention, mode: str, given: Inputs) -> P
     def run() -> dict[str, jax.Array]:
         return compiled(*arguments)
 
+    def all_of(sets: list[Any]) -> list[dict[str, jax.Array]]:
+        return [step(*own) for own in sets]
+
+    together = TOGETHER["cpu" if on_cpu else "gpu"]
+    run_all: Callable[[], Any] = run
+    if together > 1:
+        own = given.sets(entry.contender.layout, together)
+        sets = [({name: arrays[name] for name in names}, arrays["cotangent_output"]) for arrays in own]
+        run_all = functools.partial(jax.jit(all_of).lower(sets).compile(), sets)
+
     def taken() -> tuple[int | None, str]:
         grown, by = memory.rss_peak(lambda: jax.block_until_ready(run()), _size) if on_cpu else (None, "")
         # On a CPU the compiler does not count what the kernels that it calls take: for a fused softmax and product it
@@ -182,7 +201,7 @@ def program(contender: str, attention: Attention, mode: str, given: Inputs) -> P
             return grown, f"{by}; memory_analysis has {temporaries / 2**20:.1f} MiB"
         return temporaries, "memory_analysis"
 
-    return Program(run, taken, functools.partial(_time, run), runs, note)
+    return Program(run, taken, in_programs(functools.partial(_time, run_all), together), runs, note)
 
 
 def _size(results: dict[str, jax.Array]) -> int:

@@ -23,7 +23,7 @@ from parity.bench import inputs as bench_inputs
 from parity.bench import memory
 from parity.bench.messages import NO_BIAS_GRADIENT, Contender
 from parity.bench.rows import BOTH
-from parity.bench.worker import Program
+from parity.bench.worker import TOGETHER, Program, in_programs
 from parity.errors import BadInput
 
 Function = Callable[..., Any]
@@ -155,14 +155,21 @@ def environment() -> dict[str, str]:
     return worker_torch.environment()
 
 
-def inputs(attention: Attention, seed: int) -> Tensors:
+def inputs(attention: Attention, seed: int) -> list[Tensors]:
+    """As many sets of arrays as calls are launched together."""
     made = {name: worker_torch.to_torch(array) for name, array in bench_inputs.make(attention, seed).items()}
-    for name in bench_inputs.names(attention):
-        made[name].requires_grad_()
-    return made
+    copies = [{name: tensor.clone() for name, tensor in made.items()} for _ in range(TOGETHER[_kind()] - 1)]
+    for tensors in (made, *copies):
+        for name in bench_inputs.names(attention):
+            tensors[name].requires_grad_()
+    return [made, *copies]
 
 
-def program(contender: str, attention: Attention, mode: str, given: Tensors) -> Program:
+def _kind() -> str:
+    return "gpu" if _device.type == "cuda" else "cpu"
+
+
+def program(contender: str, attention: Attention, mode: str, given: list[Tensors]) -> Program:
     """The output without a gradient in sight, or output and gradients by torch.autograd.grad."""
     entry = TABLE[contender]
     if _device.type == "cpu" and entry.contender.quadratic:
@@ -170,28 +177,54 @@ def program(contender: str, attention: Attention, mode: str, given: Tensors) -> 
     names = bench_inputs.names(attention)
     due = tuple(name for name in names if name != "bias" or entry.contender.bias_gradient)
     call = entry.build(attention)
-    tensors = [given.get(name) for name in ("query", "key", "value", "bias")]
-    # A bias that could have a gradient keeps SDPA from its fused CPU kernel even under no_grad.
-    bare = [None if tensor is None else tensor.detach() for tensor in tensors]
 
-    def run() -> Tensors:
-        if mode != BOTH:
-            with torch.no_grad():
-                return {"output": call(*bare)}
-        output = call(*tensors)
-        gradients = torch.autograd.grad(output, [given[name] for name in due], given["cotangent_output"])
-        return {"output": output.detach()} | {"d" + name: grad for name, grad in zip(due, gradients, strict=True)}
+    def runner(arrays: Tensors) -> Callable[[], Tensors]:
+        tensors = [arrays.get(name) for name in ("query", "key", "value", "bias")]
+        # A bias that could have a gradient keeps SDPA from its fused CPU kernel even under no_grad.
+        bare = [None if tensor is None else tensor.detach() for tensor in tensors]
 
+        def run() -> Tensors:
+            if mode != BOTH:
+                with torch.no_grad():
+                    return {"output": call(*bare)}
+            output = call(*tensors)
+            gradients = torch.autograd.grad(output, [arrays[name] for name in due], arrays["cotangent_output"])
+            return {"output": output.detach()} | {"d" + name: grad for name, grad in zip(due, gradients, strict=True)}
+
+        return run
+
+    runs = [runner(arrays) for arrays in given]
+    first = runs[0]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            run()
+            first()
         except RuntimeError as error:
             # Why a kernel does not take a problem, torch says in warnings.
             reasons = dict.fromkeys(str(warning.message).split(" (Triggered")[0] for warning in said)
             raise RuntimeError("; ".join([str(error).strip().splitlines()[0], *reasons])) from None
     note = NO_BIAS_GRADIENT if "bias" in names and mode == BOTH and not entry.contender.bias_gradient else ""
-    return Program(run, functools.partial(_memory, run), functools.partial(_time, run), note=note)
+    together = in_programs(functools.partial(_time, first if len(runs) == 1 else _graph(runs)), len(runs))
+    return Program(first, functools.partial(_memory, first), together, note=note)
+
+
+def _graph(runs: list[Callable[[], Any]]) -> Callable[[], Any]:
+    """All of them as one CUDA graph, torch's fastest form."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # as capturing asks for
+        for run in runs[:2]:
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = [run() for run in runs]
+
+    def replay() -> Any:
+        graph.replay()
+        return kept
+
+    return replay
 
 
 def _memory(run: Callable[[], Tensors]) -> tuple[int | None, str]:

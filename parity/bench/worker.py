@@ -26,6 +26,9 @@ from parity.worker import end_with_parent, words
 # Seconds that a sample should last: far beyond the clock's grain and a launch's cost.
 SAMPLE = {"cpu": 0.01, "gpu": 0.03}
 MOST_CALLS = 2000
+# Calls launched as one. A GPU is handed many operations at once, as a jitted step or a CUDA graph; a program of
+# one short call is mostly its launch, and XLA makes a CUDA graph of five operations or more only (jaxlib 0.11.2).
+TOGETHER = {"cpu": 1, "gpu": 8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,16 @@ class Side(Protocol):
     def inputs(self, attention: Attention, seed: int) -> Any: ...
     def to_numpy(self, array: Any) -> np.ndarray: ...
     def release(self) -> None: ...
+
+
+def in_programs(program: Callable[[int], float], together: int) -> Callable[[int], float]:
+    """Seconds of so many calls, from those of so many programs of `together` calls."""
+
+    def time_calls(calls: int) -> float:
+        programs = max(1, round(calls / together))
+        return program(programs) * calls / (programs * together)
+
+    return time_calls
 
 
 def main(connection: Connection, framework: str, device: str | None) -> None:

@@ -1,7 +1,8 @@
 """The backward kernels. Each computes the weights anew from the row's log-sum-exp; none adds to what another writes.
 
     dq      a program takes a block of queries over the keys that it sees
-    dkv     a program takes a block of keys over the queries that see it, of all heads of its group
+    dkv     a program takes a block of keys over the queries that see it, of all heads of its group; where these are
+            few, it makes their gradient as well, which is then summed over the blocks
     dbias   a program takes a tile of the bias over the batches and heads that share it (dbias.py)
     small   all of them at once, where one tile holds all scores of a head (small.py)
 
@@ -12,7 +13,7 @@ the log-sum-exp's cotangent: dscores = p * (dp - delta), dvalue = pᵀ · cotang
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,18 +99,34 @@ def dq_kernel(plan: Plan, inputs: Inputs, saved: Saved, dquery_ref: Any, *sum_re
         tiles.write_rows(ref, batch, head, rows, per_row)
 
 
-def dkv(plan: Plan, inputs: Inputs, saved: Saved) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """The gradients of key and value; the column sums of dscores (b h j), if the bias' gradient is summed there."""
+class KeyGradients(NamedTuple):
+    """`dquery` where queries are few, as `dq` returns it; `sums`, the column sums of dscores (b h j), if the bias'
+    gradient is summed there."""
+
+    dkey: jax.Array
+    dvalue: jax.Array
+    dquery: jax.Array | None
+    sums: jax.Array | None
+
+
+def dkv(plan: Plan, inputs: Inputs, saved: Saved) -> KeyGradients:
     problem, blocks = plan.problem, plan.blocks("dkv")
-    grid, _ = tiles.grid(plan, -(-problem.kv_len // blocks.k), problem.kv_heads)
+    count = -(-problem.kv_len // blocks.k)
+    grid, _ = tiles.grid(plan, count, problem.kv_heads)
     out = [jax.ShapeDtypeStruct(x.shape[-4:], problem.dtype) for x in (inputs.key, inputs.value)]
+    if plan.few:
+        out.append(jax.ShapeDtypeStruct((count, *inputs.query.shape[-4:]), jnp.float32))
     if plan.dbias == "columns":
         out.append(jax.ShapeDtypeStruct((problem.batch, problem.heads, problem.kv_len), jnp.float32))
-    dkey, dvalue, *sums = tiles.call(dkv_kernel, plan, blocks, grid, (inputs, saved), out)
-    return dkey, dvalue, sums[0] if sums else None
+    dkey, dvalue, *rest = tiles.call(dkv_kernel, plan, blocks, grid, (inputs, saved), out)
+    dquery = jnp.sum(rest.pop(0), axis=0) if plan.few else None
+    if dquery is not None and problem.scale is not None:
+        dquery = dquery.astype(problem.dtype)
+    return KeyGradients(dkey, dvalue, dquery, rest[0] if rest else None)
 
 
-def dkv_kernel(plan: Plan, inputs: Inputs, saved: Saved, dkey_ref: Any, dvalue_ref: Any, *sum_refs: Any) -> None:
+def dkv_kernel(plan: Plan, inputs: Inputs, saved: Saved, dkey_ref: Any, dvalue_ref: Any, *refs: Any) -> None:
+    dquery_refs, sum_refs = (refs[:1], refs[1:]) if plan.few else ((), refs)
     problem, blocks = plan.problem, plan.blocks("dkv")
     count = -(-problem.kv_len // blocks.k)
     block, key_head, batch = tiles.grid(plan, count, problem.kv_heads)[1]()
@@ -123,25 +140,32 @@ def dkv_kernel(plan: Plan, inputs: Inputs, saved: Saved, dkey_ref: Any, dvalue_r
 
         def body(edge: bool) -> Any:
             def step(index: jax.Array, carry: Any) -> Any:
-                dkey, dvalue, *rest = carry
+                dkey, dvalue, dquery, sums = carry
                 rows = Span(index * blocks.q, blocks.q, problem.q_len)
                 # Held transposed, the weights go from one product to the next without leaving the registers.
                 tile = Tile(batch, head, rows, columns, diagonal=edge, transposed=True)
                 query = tiles.read(plan, inputs.query, batch, head, rows)
                 cotangent = tiles.read(plan, saved.cotangent, batch, head, rows)
                 weights, dscores = weights_and_dscores(plan, inputs, saved, tile, (query, key, value, cotangent), scale)
+                factor = tiles.factor(plan, dscores)
                 dvalue = dvalue + tiles.dot(plan, tiles.factor(plan, weights), cotangent)
-                dkey = dkey + tiles.dot(plan, tiles.factor(plan, dscores), query)
-                return (dkey, dvalue, *(sums + jnp.sum(dscores, axis=1) for sums in rest))
+                dkey = dkey + tiles.dot(plan, factor, query)
+                dquery = [total + tiles.dot(plan, factor, key, trans_a=True) for total in dquery]
+                return dkey, dvalue, dquery, [total + jnp.sum(dscores, axis=1) for total in sums]
 
             return step
 
-        sums = tuple(jnp.zeros((blocks.k,), jnp.float32) for _ in sum_refs)
+        dquery = [jnp.zeros((blocks.q, padded(problem.head_dim)), jnp.float32) for _ in dquery_refs]
+        sums = [jnp.zeros((blocks.k,), jnp.float32) for _ in sum_refs]
         whole = None
         if inputs.some_empty is not None:
             whole = tiles.read_pairs(inputs.some_empty, Tile(batch, head, columns, columns, diagonal=False))
-        dkey, dvalue, *rest = loops.over_rows(plan, columns, blocks.q, body, (*totals, *sums), whole)
-        for ref, per_column in zip(sum_refs, rest, strict=True):
+        dkey, dvalue, dquery, sums = loops.over_rows(plan, columns, blocks.q, body, (*totals, dquery, sums), whole)
+        for ref, total in zip(dquery_refs, dquery, strict=True):
+            rows = Span(block * 0, blocks.q, problem.q_len)
+            share = total if problem.scale is None else total * scale
+            tiles.write(plan, ref, batch, head, rows, share, outer=(block,))
+        for ref, per_column in zip(sum_refs, sums, strict=True):
             tiles.write_rows(ref, batch, head, columns, per_column)
         return dkey, dvalue
 

@@ -71,8 +71,8 @@ def _attention_bwd(static: Plan, residuals: Any, cotangents: Any) -> tuple[Input
         dquery, dkey, dvalue, dbias = small.small(static, inputs, saved)
     else:
         saved = Saved(parts, logsumexp, _delta(static, output, cotangent) - dlogsumexp)
-        dquery, row_sums = backward.dq(static, inputs, saved)
-        dkey, dvalue, column_sums = backward.dkv(static, inputs, saved)
+        dkey, dvalue, beside, column_sums = backward.dkv(static, inputs, saved)
+        dquery, row_sums = backward.dq(static, inputs, saved) if beside is None else (beside, None)
         dbias = _dbias(static, inputs, saved, row_sums, column_sums)
     dscale = None
     if inputs.scale is not None:

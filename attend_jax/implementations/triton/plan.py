@@ -47,7 +47,7 @@ TABLE = {
     (2, 64, True): Tuning(_SMALL, _SMALL, _SMALL, _SMALL),
     (2, 128, False): Tuning(Blocks(128, 64, 4, 2), Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2)),
     (4, 64, False): Tuning(Blocks(64, 32, 4, 3), Blocks(64, 64, 4, 1), Blocks(64, 64, 4, 1), Blocks(64, 64, 4, 1)),
-    (4, 128, False): Tuning(Blocks(64, 32, 8, 2), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2)),
+    (4, 128, False): Tuning(Blocks(64, 32, 4, 3), Blocks(64, 64, 4, 1), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2)),
 }
 
 
@@ -84,6 +84,12 @@ class Plan:
     def may_be_empty(self) -> bool:
         """Whether a row may be left with no key at all, and is then uniform (S4)."""
         return self.problem.mask_shape is not None or self.unseeing > 0
+
+    @property
+    def few(self) -> bool:
+        """Whether all queries are in one block, so that what a block of keys adds to their gradient is made beside its
+        own: keys and values are read once less. A bias' sums over rows are made in the other kernel."""
+        return self.problem.q_len <= self.blocks("dkv").q and self.dbias != "rows"
 
     @property
     def dbias(self) -> str | None:

@@ -145,8 +145,12 @@ def read(plan: Plan, ref: Ref, batch: jax.Array, head: jax.Array, span: Span, *,
     return tuple(plgpu.load(at, mask=mask, other=None if mask is None else 0.0) for at, mask in found)
 
 
-def write(plan: Plan, ref: Ref, batch: jax.Array, head: jax.Array, span: Span, tile: jax.Array) -> None:
-    at, mask = _features(plan, ref, (batch,), head, span, False)
+def write(
+    plan: Plan, ref: Ref, batch: jax.Array, head: jax.Array, span: Span, tile: jax.Array,
+    *, outer: tuple[jax.Array, ...] = (),
+) -> None:  # fmt: skip
+    """`outer`: indices before the batch."""
+    at, mask = _features(plan, ref, (*outer, batch), head, span, False)
     plgpu.store(at, tile.astype(ref.dtype), mask=mask)
 
 
