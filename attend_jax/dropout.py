@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, UInt32
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -22,17 +23,39 @@ _PARITY = 0x1BD11BDA
 Words = tuple[UInt32[Array, "..."], UInt32[Array, "..."]]
 
 
-def threefry(key: Words, counter: Words) -> Words:
-    """Threefry-2x32-20 of a two-word key and a two-word counter; all four broadcast."""
+def threefry(key: Words, counter: Words, *, rolled: bool = False) -> Words:
+    """Threefry-2x32-20 of a two-word key and a two-word counter; all four broadcast.
+
+    `rolled` writes its five blocks as a loop, for Triton: written out, kernels of small tiles did not compile within two
+    minutes (jax 0.11.2), with a loop they take seconds. XLA fuses only what is written out.
+    """
     keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
-    x, y = counter[0] + keys[0], counter[1] + keys[1]
-    for block in range(5):
-        for rotation in _ROTATIONS[block % 2]:
-            x = x + y
-            y = ((y << jnp.uint32(rotation)) | (y >> jnp.uint32(32 - rotation))) ^ x
-        x = x + keys[(block + 1) % 3]
-        y = y + keys[(block + 2) % 3] + jnp.uint32(block + 1)
-    return x, y
+    state = (counter[0] + keys[0], counter[1] + keys[1])
+    if not rolled:
+        for block in range(5):
+            rotations = [jnp.uint32(bits) for bits in _ROTATIONS[block % 2]]
+            state = _block(state, rotations, keys[(block + 1) % 3], keys[(block + 2) % 3] + jnp.uint32(block + 1))
+        return state
+
+    def body(block: jax.Array, carry: Any) -> Any:
+        state, (first, second, third) = carry
+        even = lax.rem(block, jnp.int32(2)) == 0
+        rotations = [jnp.where(even, jnp.uint32(a), jnp.uint32(b)) for a, b in zip(*_ROTATIONS, strict=True)]
+        state = _block(state, rotations, second, third + (block + 1).astype(jnp.uint32))
+        return state, (second, third, first)
+
+    shape = jnp.broadcast_shapes(state[0].shape, state[1].shape)
+    state = (jnp.broadcast_to(state[0], shape), jnp.broadcast_to(state[1], shape))
+    return lax.fori_loop(jnp.int32(0), jnp.int32(5), body, (state, keys))[0]
+
+
+def _block(state: Words, rotations: list[jax.Array], first: jax.Array, second: jax.Array) -> Words:
+    """Four rounds, and words of the key."""
+    x, y = state
+    for rotation in rotations:
+        x = x + y
+        y = ((y << rotation) | (y >> (jnp.uint32(32) - rotation))) ^ x
+    return x + first, y + second
 
 
 def keep_mask(
@@ -66,9 +89,11 @@ def head_key(rng: jax.Array, batch: UInt32[Array, ...], head: UInt32[Array, ...]
     return threefry((word[0], word[1]), (batch, head))
 
 
-def kept(key: Words, rate: float, row: UInt32[Array, ...], column: UInt32[Array, ...]) -> Bool[Array, ...]:
+def kept(
+    key: Words, rate: float, row: UInt32[Array, ...], column: UInt32[Array, ...], *, rolled: bool = False
+) -> Bool[Array, ...]:
     """The rest of `keep_mask`: plain arithmetic on uint32, which a kernel can do on a tile of its own."""
-    bits, _ = threefry(key, (row, column))
+    bits, _ = threefry(key, (row, column), rolled=rolled)
     if rate >= 1:
         return jnp.zeros(bits.shape, bool)
     return bits >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))

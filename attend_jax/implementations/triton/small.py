@@ -28,7 +28,7 @@ _PROGRAMS = 8192
 def fits(plan: Plan) -> bool:
     """Whether a tile holds the scores, and each (batch, head) its own key; a bias' gradient is summed over tiles.
 
-    Not with the generator in it: that was not seen to end on a GPU.
+    Not with the generator in it: that has not run on a GPU since the generator is a loop, and did not compile before.
     """
     problem = plan.problem
     short = max(problem.q_len, problem.kv_len, problem.head_dim, problem.value_dim) <= MAX_LENGTH

@@ -281,7 +281,7 @@ def kept(plan: Plan, inputs: Inputs, tile: Tile) -> jax.Array | None:
     zero = tile.batch * 0
     first, second = (plgpu.load(inputs.words.at[zero + word, tile.batch, tile.head]) for word in (0, 1))
     row, column = (span.indices.astype(jnp.uint32) for span in (tile.rows, tile.columns))
-    return dropout.kept((first, second), plan.problem.dropout_rate, tile.down(row), tile.across(column))
+    return dropout.kept((first, second), plan.problem.dropout_rate, tile.down(row), tile.across(column), rolled=True)
 
 
 def exp2(plan: Plan, x: jax.Array) -> jax.Array:
