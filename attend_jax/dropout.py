@@ -26,8 +26,8 @@ Words = tuple[UInt32[Array, "..."], UInt32[Array, "..."]]
 def threefry(key: Words, counter: Words, *, rolled: bool = False) -> Words:
     """Threefry-2x32-20 of a two-word key and a two-word counter; all four broadcast.
 
-    `rolled` writes its five blocks as a loop, for Triton: written out, kernels of small tiles did not compile within two
-    minutes (jax 0.11.2), with a loop they take seconds. XLA fuses only what is written out.
+    `rolled` writes its five blocks as a loop, for Triton: written out, kernels of small tiles do not compile within two
+    minutes (jax 0.11.2), as a loop they are in seconds. XLA fuses only what is written out.
     """
     keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
     state = (counter[0] + keys[0], counter[1] + keys[1])

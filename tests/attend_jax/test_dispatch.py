@@ -74,7 +74,7 @@ NEIGHBOURS = [
     (but(PROBLEM, q_len=2, kv_len=4000), "cudnn"),
     (but(PROBLEM, q_len=1, kv_len=4000), "triton"),
     (but(PROBLEM, q_len=64, kv_len=64, dtype=FP32), "einsum"),
-    (but(PROBLEM, dtype=FP32, dropout="rng", dropout_rate=0.1), "einsum"),
+    (but(PROBLEM, dtype=FP32, dropout="rng", dropout_rate=0.1), "triton"),
     (but(PROBLEM, q_len=2, kv_len=4000, causal="lower_right"), "triton"),
     (but(PROBLEM, dtype=FP32), "triton"),
     (but(PROBLEM, head_dim=128, dtype=FP32), "triton"),
