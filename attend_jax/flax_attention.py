@@ -1,4 +1,4 @@
-"""`dot_product_attention` as Flax has it, on `attend`: the `attention_fn` of its multi-head attention, nnx and Linen."""
+"""Flax's `dot_product_attention` on `attend`: the `attention_fn` of its multi-head attention, nnx and Linen."""
 
 from __future__ import annotations
 
@@ -94,8 +94,11 @@ def dot_product_attention(
         bias = _one_batch_axis("bias", bias, scores)
     if mask is not None:
         mask = _one_batch_axis("mask", jnp.asarray(mask).astype(bool), scores)
+    query, key, value = (x.reshape(math.prod(batch), *x.shape[-3:]) for x in (query, key, value))
     output, _ = compute(
-        *(x.reshape(math.prod(batch), *x.shape[-3:]) for x in (query, key, value)),
+        query,
+        key,
+        value,
         bias,
         mask=mask,
         causal="upper_left" if is_causal else False,
@@ -132,5 +135,5 @@ def _one_batch_axis(name: str, array: jax.Array, scores: tuple[int, ...]) -> jax
             f"`{name}` must broadcast to (batch..., heads, q_len, kv_len) = {scores} without enlarging it; got shape "
             f"{array.shape}. Each axis, counted from the last, must be 1 or the full size."
         )
-    batch = shape[:-3] if max(shape[:-3], default=1) == 1 and 0 not in shape[:-3] else scores[:-3]
+    batch = shape[:-3] if all(size == 1 for size in shape[:-3]) else scores[:-3]
     return jnp.broadcast_to(array, (*batch, *shape[-3:])).reshape(math.prod(batch), *shape[-3:])
