@@ -100,7 +100,7 @@ def test_a_scan_over_frames_and_its_gradient(implementation):
 def test_each_example_of_a_vmap_may_be_somewhere_else():
     caches = [KeyValueCache.zeros((1, 3, 8, 8)).append(K[:1, :, :n], V[:1, :, :n]) for n in (2, 5)]
     both = jax.tree.map(lambda *x: jnp.stack(x), *caches)
-    found = jax.vmap(lambda cache: cache.append(K[1:, :, :1], V[1:, :, :1]).attend(Q[:1, :, :1]))(both)
+    found = jit(jax.vmap(lambda cache: cache.append(K[1:, :, :1], V[1:, :, :1]).attend(Q[:1, :, :1])))(both)
     for cache, output in zip(caches, found, strict=True):
         expected = cache.append(K[1:, :, :1], V[1:, :, :1]).attend(Q[:1, :, :1])
         np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
