@@ -25,7 +25,7 @@ def normal(*shape):
 
 
 FROM_0_12_8 = pytest.mark.skipif(
-    "num_kv_heads" not in inspect.signature(nnx.MultiHeadAttention).parameters,
+    "num_kv_heads" not in inspect.signature(nnx.MultiHeadAttention.__init__).parameters,
     reason="this flax has no grouped heads, and its module no is_causal",
 )
 
