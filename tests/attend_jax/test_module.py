@@ -105,7 +105,6 @@ def test_a_model_switches_its_attention_with_itself():
     equal(model.attend(Q, K, V), attend(Q, K, V))
 
 
-@pytest.mark.skipif(not hasattr(nnx, "view"), reason="this flax has no nnx.view")
 def test_nnx_view_switches_it_in_a_copy_with_the_rest_of_a_model():
     class Model(nnx.Module):
         def __init__(self, rngs):
