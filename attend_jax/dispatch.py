@@ -114,7 +114,7 @@ def run(problem: Problem, operands: Operands, implementation: str) -> Result:
                 f"implementation='einsum' holds scores of shape {problem.scores_shape} in memory, "
                 f"{scores_bytes(problem) / 2**30:.1f} GiB, several times when differentiated; "
                 "'auto' and 'blockwise' need memory linear in the length.",
-                stacklevel=3,  # whoever called attend
+                stacklevel=4,  # whoever called attend
             )
     only = None if implementation == "auto" else _BY_NAME[implementation].platform
 

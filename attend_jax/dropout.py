@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, UInt32
 
+from attend_jax.problem import Operands, Problem
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
@@ -108,12 +110,25 @@ def head_keys(rng: jax.Array, shape: tuple[Any, ...], origin: tuple[Any, Any] | 
     return jnp.broadcast_to(first, shape), jnp.broadcast_to(second, shape)
 
 
-def full_keep_mask(
-    rng: jax.Array, rate: float, shape: tuple[Any, ...], origin: tuple[Any, Any] | None = None
-) -> Bool[Array, "b h i j"]:
+def words(problem: Problem, operands: Operands) -> Words:
+    """The generator's key of each of a call's heads, (b h); the same for all where the dropout is broadcast."""
+    assert operands.dropout_rng is not None
+    shape = problem.scores_shape[:2]
+    if not problem.broadcast_dropout:
+        return head_keys(operands.dropout_rng, shape, operands.origin)
+    first, second = head_key(operands.dropout_rng, jnp.uint32(0), jnp.uint32(0))
+    return jnp.broadcast_to(first, shape), jnp.broadcast_to(second, shape)
+
+
+def full_keep_mask(rng: jax.Array, rate: float, shape: tuple[Any, ...]) -> Bool[Array, "b h i j"]:
     """`keep_mask` for all of (batch, heads, q_len, kv_len)."""
-    first, second = (word[..., None, None] for word in head_keys(rng, shape[:2], origin))
-    row, column = (jnp.arange(size, dtype=jnp.uint32) for size in shape[2:])
+    return whole(head_keys(rng, shape[:2]), rate, shape[2:])
+
+
+def whole(keys: Words, rate: float, lengths: tuple[Any, ...]) -> Bool[Array, "b h i j"]:
+    """All of (q_len, kv_len) of the heads with these keys, (b h)."""
+    first, second = (word[..., None, None] for word in keys)
+    row, column = (jnp.arange(size, dtype=jnp.uint32) for size in lengths)
     return kept((first, second), rate, row[:, None], column)
 
 

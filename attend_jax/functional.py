@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from attend_jax import dispatch
 from attend_jax import sharding as shards
 from attend_jax.masks import CAUSAL
-from attend_jax.problem import Operands, Problem
+from attend_jax.problem import Operands, Problem, Result
 from attend_jax.validation import check_dropout_rng, check_options, check_tensors, one_of
 
 
@@ -75,17 +76,28 @@ def attend(
     >>> attend(query, jnp.zeros((1, 1, 2, 1)), jnp.array([[[[1.0], [3.0]]]]), causal=True).flatten().tolist()
     [1.0, 2.0]
     """
-    cut = shards.of(query, sharding, layout)
-    problem, operands = _normalise(
+    output, logsumexp = compute(
         query, key, value, bias, mask=mask, causal=causal, scale=scale, dropout_rate=dropout_rate,
         dropout_rng=dropout_rng, dropout_mask=dropout_mask, layout=layout, return_logsumexp=return_logsumexp,
-        implementation=implementation, precision=precision, parts=1 if cut is None else cut.columns,
+        implementation=implementation, precision=precision, sharding=sharding,
     )  # fmt: skip
-    if cut is None:
-        output, logsumexp = dispatch.run(problem, operands, implementation)
-    else:
-        output, logsumexp = shards.run(problem, operands, implementation, cut)
     return (output, logsumexp) if return_logsumexp else output
+
+
+def compute(
+    query: Any, key: Any, value: Any, bias: Any, *, layout: str, implementation: str, sharding: Any,
+    broadcast_dropout: bool = False, **options: Any,
+) -> Result:  # fmt: skip
+    """`attend`, always with both results; and `broadcast_dropout`: drop the same weights in every batch and head."""
+    cut = shards.of(query, sharding, layout)
+    problem, operands = _normalise(
+        query, key, value, bias, layout=layout, implementation=implementation,
+        parts=1 if cut is None else cut.columns, **options,
+    )  # fmt: skip
+    problem = dataclasses.replace(problem, broadcast_dropout=broadcast_dropout)
+    if cut is None:
+        return dispatch.run(problem, operands, implementation)
+    return shards.run(problem, operands, implementation, cut)
 
 
 def explain(

@@ -16,7 +16,8 @@ from attend_jax.validation import check_options, one_of
 class Attend(nnx.Module):
     """The attention core of a text-to-video U-Net, as `attend_torch.Attend`.
 
-    Dropout works the nnx way: `train()` switches it on, `eval()` off, and `rngs` holds a "dropout" stream.
+    Dropout works the nnx way: `train()` switches it on, `eval()` off, `nnx.view(model, deterministic=...)` in a copy;
+    `rngs` holds a "dropout" stream.
 
     Args:
       dropout: share of the softmax's weights that is dropped in training.
@@ -66,6 +67,15 @@ class Attend(nnx.Module):
         if isinstance(rngs, nnx.Rngs) and dropout > 0:
             rngs = rngs["dropout"]
         self.rngs = nnx.data(rngs.fork() if isinstance(rngs, nnx.RngStream) and dropout > 0 else None)
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """What `nnx.view` calls: deterministic=True switches dropout off.
+
+        Args:
+          deterministic: whether no weights are dropped; None leaves it as it is.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
 
     def __call__(
         self,

@@ -17,7 +17,8 @@ class Problem:
     """Everything about a call that is known while tracing; hashable, so it can be a static argument.
 
     `bias_shape` and `mask_shape` have four axes, each 1 or the full size. `scale` is None when it is traced (it is
-    in the operands then). `dropout` says where the dropped weights come from: None (evaluation), "rng" or "mask".
+    in the operands then). `dropout` says where the dropped weights come from: None (evaluation), "rng" or "mask";
+    `broadcast_dropout`, whether an rng drops the same ones in every batch and head, as Flax may have it.
     `platform` is filled in by dispatch: the one that this is lowered for, with the products' precision there.
     """
 
@@ -36,6 +37,7 @@ class Problem:
     scale: float | None = None
     dropout_rate: float = 0.0
     dropout: str | None = None
+    broadcast_dropout: bool = False
     layout: str = "bhnd"
     return_logsumexp: bool = False
     precision: Any = None

@@ -45,7 +45,7 @@ def run(problem: Problem, operands: Operands, attention: Callable[[Inputs, Fixed
         query, key, value = (rearrange(x, "b n h d -> b h n d") for x in (query, key, value))
     words = None
     if operands.dropout_rng is not None:
-        words = dropout.head_keys(operands.dropout_rng, problem.scores_shape[:2], operands.origin)
+        words = dropout.words(problem, operands)
     inputs = Inputs(query, key, value, operands.bias, operands.scale)
     fixed = Fixed(operands.mask, operands.dropout_mask, words)
     with reverse_mode_only():

@@ -111,6 +111,20 @@ def test_each_package_works_where_the_other_framework_is_not(blocked, program):
     assert "is not on this machine" in spoiled.stderr, "the blocker does not block"
 
 
+def test_attend_jax_adds_little_to_importing_flax():
+    # A count and not a time: 26 ms where the bytecode is there, of which half is jaxtyping and einops.
+    program = "import sys, flax.linen, flax.nnx; before = set(sys.modules); import attend_jax; {spoil}"
+    program += "; print(*sorted(set(sys.modules) - before))"
+    light, heavy = (
+        subprocess.run([sys.executable, "-c", program.format(spoil=spoil)], capture_output=True, text=True).stdout
+        for spoil in ("pass", "import jax.experimental.pallas")
+    )
+    kinds = [{name.split(".")[0] for name in names.split()} for names in (light, heavy)]
+    assert kinds[0] == {"attend_jax", "einops", "jaxtyping"}
+    assert not any(".triton." in name and name != "attend_jax.implementations.triton.plan" for name in light.split())
+    assert kinds[1] != kinds[0], "what is heavy would not be seen"
+
+
 @pytest.mark.parametrize("blocked", [("torch",), ("jax", "flax")])
 def test_parity_lists_cases_where_a_framework_is_not(blocked):
     answer = without(blocked, "from parity.cli import main\nmain(['list', '--suite', 'smoke'])\n")

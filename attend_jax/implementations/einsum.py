@@ -90,8 +90,7 @@ def _softmax(scores: jax.Array, problem: Problem) -> tuple[jax.Array, jax.Array 
 def _kept(problem: Problem, operands: Operands) -> jax.Array:
     if operands.dropout_mask is not None:
         return operands.dropout_mask
-    assert operands.dropout_rng is not None
-    return dropout.full_keep_mask(operands.dropout_rng, problem.dropout_rate, problem.scores_shape, operands.origin)
+    return dropout.whole(dropout.words(problem, operands), problem.dropout_rate, problem.scores_shape[2:])
 
 
 def _logsumexp(scores: jax.Array, keep: jax.Array | None) -> jax.Array:

@@ -105,6 +105,18 @@ def test_a_model_switches_its_attention_with_itself():
     equal(model.attend(Q, K, V), attend(Q, K, V))
 
 
+def test_nnx_view_switches_it_in_a_copy_with_the_rest_of_a_model():
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.attend, self.dropout = Attend(0.5, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    model = Model(nnx.Rngs(0))
+    quiet = nnx.view(model, deterministic=True)
+    equal(quiet.attend(Q, K, V), attend(Q, K, V))
+    assert not jnp.allclose(model.attend(Q, K, V), attend(Q, K, V))
+    assert not jnp.allclose(nnx.view(quiet, deterministic=False).attend(Q, K, V), attend(Q, K, V))
+
+
 @pytest.mark.parametrize("given", ["key", "stream", "rngs"])
 def test_the_rngs_of_the_call_take_precedence(given):
     module = Attend(0.5, rngs=nnx.Rngs(0))

@@ -95,6 +95,11 @@ def test_dropout_drops_what_einsum_drops_bit_for_bit():
     run = functools.partial(attend_jax.attend, dropout_rate=0.3, dropout_rng=rng, implementation="triton")
     kept = dropout.full_keep_mask(rng, 0.3, (2, 3, 37, 32))
     np.testing.assert_array_equal(jit(run)(query, query[:, :, :32], value) != 0, kept)
+    # Flax may drop the same weights in every batch and head.
+    run = functools.partial(attend_jax.dot_product_attention, dropout_rate=0.3, dropout_rng=rng)
+    query, key, value = (x.swapaxes(1, 2) for x in (query, query[:, :, :32], value))
+    found = jit(functools.partial(run, implementation="triton"))(query, key, value).swapaxes(1, 2) != 0
+    np.testing.assert_array_equal(found, jnp.broadcast_to(kept[:1, :1], kept.shape))
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -21,8 +21,7 @@ def run(problem: Problem, operands: Operands) -> Result:
     static = plan.of(problem)
     words = empty = some_empty = None
     if problem.dropout == "rng":
-        assert operands.dropout_rng is not None
-        words = jnp.stack(dropout.head_keys(operands.dropout_rng, problem.scores_shape[:2], operands.origin))
+        words = jnp.stack(dropout.words(problem, operands))
     if problem.mask_shape is not None and problem.causal is not None:
         allowed = masks.allowed(problem, operands.mask)
         assert allowed is not None
