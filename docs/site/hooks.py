@@ -24,7 +24,9 @@ def on_files(files: Any, *, config: Any) -> Any:
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=_moved((ROOT / source).read_text())))
     texts = [(file.src_uri, file.content_string) for file in files.documentation_pages()]
-    for path in sorted({path for page, text in texts for link in _LINK.findall(text) if (path := _outside(link, page))}):
+    for path in sorted(
+        {path for page, text in texts for link in _LINK.findall(text) if (path := _outside(link, page))}
+    ):
         listing = File.generated(config, _page(path), content=_listing(path), inclusion=InclusionLevel.NOT_IN_NAV)
         files.append(listing)
     return files
