@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install parity pairs mutate-pairs test check format mutate replay-jax-only clean
+.PHONY: install parity pairs mutate-pairs test check docs format mutate replay-jax-only clean
 .DEFAULT_GOAL := parity
 
 install: .venv/.installed
@@ -36,6 +36,10 @@ check: install
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site, in build/site: open index.html. Warnings are errors, dead links and anchors among them.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # Judge the judge.
 mutate: install

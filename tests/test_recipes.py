@@ -1,4 +1,4 @@
-"""The recipes of docs/contributing.md: a diff that applies to the code as it is, and a command that prints what it says."""
+"""The recipes of docs/contributing.md: each diff applies to the code as it is; its command then prints what it says."""
 
 from __future__ import annotations
 
