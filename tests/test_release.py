@@ -44,7 +44,13 @@ def test_what_is_released_is_accepted(tmp_path: Path, names: set[str]) -> None:
     [
         ({"tests/test_docs.py"}, set(), set(), CHANGELOG, "the wheel holds attend_jax, attend_torch, parity, tests"),
         (set(), {"attend_jax/py.typed"}, set(), CHANGELOG, "no type information: attend_jax/py.typed"),
-        (set(), {"parity/report/templates/report.html"}, set(), CHANGELOG, "lacks parity/report/templates/report.html"),
+        (
+            set(),
+            {"parity/report/templates/report.html.j2"},
+            set(),
+            CHANGELOG,
+            "lacks parity/report/templates/report.html.j2",
+        ),
         (set(), set(), {"tests"}, CHANGELOG, "the sdist lacks tests"),
         (set(), set(), set(), "## 9.9.9\n", "CHANGELOG.md's newest version is 9.9.9"),
     ],
