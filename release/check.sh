@@ -40,3 +40,6 @@ into jax "$wheel[parity]"
 say "everything"
 into torch "$sdist[all]"
 "$root/$work/torch/bin/parity" run --suite smoke --quiet
+
+say "types, from outside"
+"$root/.venv/bin/mypy" --strict --config-file= --cache-dir "../mypy" --python-executable "$root/$work/torch/bin/python" "$root/release/typed.py"
