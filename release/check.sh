@@ -9,25 +9,25 @@ root=$PWD
 work=build/release
 rm -rf "$work"
 mkdir -p "$work/elsewhere" # commands run there: what is found is what was installed
-.venv/bin/python -m build --outdir "$work/dist" . >"$work/build.log" || { cat "$work/build.log"; exit 1; }
+.venv/bin/python -m build --outdir "$work/dist" . >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
 .venv/bin/python release/contents.py "$work/dist"
 wheel=$(echo "$root/$work"/dist/*.whl)
 sdist=$(echo "$root/$work"/dist/*.tar.gz)
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 into() { # into NAME WHAT: install there
-  "$root/$work/$1/bin/python" -m pip install --quiet --disable-pip-version-check "$2" --constraint "$root/constraints.txt"
+  "$root/$work/$1/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check "$2" --constraint "$root/constraints.txt"
 }
 cd "$work/elsewhere"
 export JAX_PLATFORMS=cpu
 
 say "JAX alone, from the wheel"
-python3 -m venv "$root/$work/jax"
+"${PYTHON:-python3}" -m venv "$root/$work/jax"
 into jax "$wheel[jax]"
 "$root/$work/jax/bin/python" "$root/release/jax_only.py"
 
 say "torch alone, from the sdist"
-python3 -m venv "$root/$work/torch"
+"${PYTHON:-python3}" -m venv "$root/$work/torch"
 into torch "$sdist[torch]"
 "$root/$work/torch/bin/python" "$root/release/torch_only.py"
 

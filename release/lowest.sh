@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# `make test-lowest`: the default suite, the examples' pairs and the packages' tests at the lowest versions of pyproject.toml.
+# `make test-lowest`: the default suite, examples' pairs and the two packages' tests at the lowest versions of pyproject.toml.
 #
-# By hand and not in CI: torch before 2.13 is a CUDA build here, 6 GB. Arguments replace its pin, as in `release/lowest.sh torch==2.13.0`.
+# By hand and not in CI: before 2.13, pip finds torch as a CUDA build only, 6 GB. Arguments replace pins: torch==2.13.0.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=build/lowest
@@ -10,9 +10,8 @@ python3 release/lowest.py "$@" >"$work/pins.txt"
 cat "$work/pins.txt"
 test -d "$work/venv" || python3 -m venv "$work/venv"
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-  ".[all]" pytest hypothesis jsonschema --constraint "$work/pins.txt"
+  ".[all]" pytest pytest-xdist hypothesis jsonschema --constraint "$work/pins.txt"
 export JAX_PLATFORMS=cpu
-"$work/venv/bin/parity" doctor
 "$work/venv/bin/parity" run --quiet
 "$work/venv/bin/parity" run --quiet --pair examples/parity_blocks.py --pair examples/parity_sequence.py
-"$work/venv/bin/python" -m pytest -q -p no:cacheprovider tests/test_rules.py tests/attend_jax tests/attend_torch
+"$work/venv/bin/python" -m pytest -q -n 2 -p no:cacheprovider tests/test_rules.py tests/attend_jax tests/attend_torch
