@@ -1,4 +1,4 @@
-"""`release/contents.py` is silent about what is released, and names what is wrong with anything else."""
+"""`release/contents.py` names what is wrong with a release, `release/lowest.py` the versions to be tested."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from release import contents
+from release import contents, lowest
 
 VERSION = tomllib.loads((contents.ROOT / "pyproject.toml").read_text())["project"]["version"]
 CHANGELOG = f"# Changelog\n\n## {VERSION}\n\n## 0.0.1\n"
@@ -66,3 +66,11 @@ def test_a_fault_is_named(
 def test_another_version_in_the_names_is_named(tmp_path: Path, names: set[str]) -> None:
     folder = built(tmp_path, names, contents.IN_SDIST | contents.PACKAGES, version="9.9.9")
     assert "expected attend_jax-" in "\n".join(contents.complaints(folder, VERSION, CHANGELOG))
+
+
+def test_the_lowest_versions_are_those_that_are_declared() -> None:
+    project = tomllib.loads((contents.ROOT / "pyproject.toml").read_text())["project"]
+    pins = lowest.pins(project)
+    assert {"numpy==2.0", "jax==0.10", "torch==2.10"} <= set(pins)
+    with pytest.raises(SystemExit, match="expected NAME>=VERSION, got einops"):
+        lowest.pins(project | {"dependencies": ["numpy>=2.0", "einops"]})
