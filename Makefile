@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install parity pairs mutate-pairs test check format mutate replay-jax-only clean
+.PHONY: install parity pairs mutate-pairs test check docs format mutate release-check test-lowest clean
 .DEFAULT_GOAL := parity
 
 install: .venv/.installed
@@ -37,21 +37,25 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site, in build/site: open index.html. Warnings are errors, dead links and anchors among them.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 # Judge the judge.
 mutate: install
 	$(BIN)/parity mutate
 
-# Goldens are judged where torch is not: in an environment of its own, with what a JAX user would install.
-replay-jax-only:
-	test -d .venv-jax || $(PYTHON) -m venv .venv-jax
-	.venv-jax/bin/python -m pip install --quiet --disable-pip-version-check '.[jax,parity]' --constraint constraints.txt
-	! .venv-jax/bin/python -c 'import torch' 2>/dev/null
-	.venv-jax/bin/parity replay tests/goldens/attention.safetensors --device cpu
-	.venv-jax/bin/parity replay tests/goldens/mlp.safetensors --device cpu
+# Wheel and sdist, in environments that are empty but for what they ask for: JAX alone, torch alone, all.
+release-check: install
+	release/check.sh
+
+# The lowest versions that pyproject.toml admits of everything that a user installs. Downloads a CUDA build of torch: 6 GB.
+test-lowest:
+	release/lowest.sh
 
 format: install
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf .venv .venv-jax .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -67,7 +67,7 @@ class Pair:
         function may take `dtype`, and is then given that of the run, as its framework has it.
       inputs: by the names under which both are called, unless `torch_call` and `flax_call` say otherwise.
       sizes: of the axes: a number, or several to be run one after the other, all axes at their n-th.
-      torch_call, flax_call: f(module, **inputs) -> outputs, where that is not module(**inputs): another order of
+      torch_call, flax_call: `f(module, **inputs)`, where that is not `module(**inputs)`: another order of
         axes, a flag, a method. The outputs may be nested in any way, alike on both sides.
       modes: "eval" for evaluation, "train" for a step of training, after which the buffers are compared, too.
       weights: rules for parameters that cannot be told apart by structure and shape: (torch path, Flax path[,
