@@ -2,9 +2,9 @@
 
     python docs/pair-speed.py [--pair small|large] [--skip uncached,trace]
 
-`large` has 50 M parameters, `small` 5 M. First both sides alone, in one plain process that knows nothing of parity: both
-frameworks imported, both modules made, the weights transferred, one forward and backward pass each. Then `parity run
---pair` with an empty folder of spreads, again with what that kept, and `parity trace`. A row each: wall seconds, CPU
+`large` has 50 M parameters, `small` 5 M. First both sides alone, in one plain process that knows nothing of parity:
+both frameworks imported, both modules made, the weights transferred, one forward and backward pass each. Then `parity
+run --pair` with an empty folder of spreads, again with what that kept, and `parity trace`. A row each: wall seconds, CPU
 seconds of all its processes, the most memory that they held together (a shared page is counted once), and how often
 the reference was computed in float64.
 """
@@ -94,9 +94,7 @@ class FlaxBlock(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         normed = self.norm1(x)
-        q, k, v = (
-            part(normed).reshape(*x.shape[:2], self.heads, -1) for part in (self.query, self.key, self.value)
-        )
+        q, k, v = (part(normed).reshape(*x.shape[:2], self.heads, -1) for part in (self.query, self.key, self.value))
         scores = jnp.einsum("bihd,bjhd->bhij", q, k) * q.shape[-1] ** -0.5
         x = x + self.out(jnp.einsum("bhij,bjhd->bihd", jax.nn.softmax(scores, -1), v).reshape(x.shape))
         return x + self.down(nnx.gelu(self.up(self.norm2(x)), approximate=False))
@@ -226,7 +224,8 @@ def main() -> None:
     parser.add_argument("--both", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.both:
-        return both({"small": small, "large": large}[options.pair])
+        both({"small": small, "large": large}[options.pair])
+        return
     with tempfile.TemporaryDirectory() as folder:
         environment = {"PARITY_SPREADS_DIR": options.spreads or folder, "JAX_PLATFORMS": "cpu"}
         spec = f"{HERE}:{options.pair}"

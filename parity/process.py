@@ -8,11 +8,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from parity import worker
+from parity.channel import Channel
 from parity.messages import Bad, Options, Outcome
 from parity.spec import BadSpec
 
@@ -108,9 +109,9 @@ def _ending(code: int | None) -> str:
     return f"killed by {name}" + (", perhaps by the system for its memory" if name == "SIGKILL" else "")
 
 
-def spawn(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
-    """A fresh process that runs target(connection, *arguments), and our end of its pipe."""
-    ours, theirs = _CONTEXT.Pipe()
+def spawn(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Channel]:
+    """A fresh process that runs target(connection, *arguments), and our end of what connects us."""
+    ours, theirs = map(Channel, _CONTEXT.Pipe())
     process = _CONTEXT.Process(target=target, args=(theirs, *arguments), daemon=True)
     with _main_hidden():
         process.start()
@@ -138,7 +139,7 @@ def _main_hidden() -> Iterator[None]:
 
 def wait_for(sides: list[Side], seconds: float) -> None:
     """Sleep until a side has something to say, at most so long."""
-    wait([side._connection for side in sides if side.busy], seconds)
+    wait([side._connection.fileno() for side in sides if side.busy], seconds)
 
 
 def default_cache_dir() -> str:

@@ -8,10 +8,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
 
+from parity.channel import Channel
 from parity.environment import peak_mib
 from parity.errors import BadInput
 from parity.messages import Bad, Options, Outcome
@@ -24,7 +24,7 @@ _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "not enough memory", "can't
 
 
 def main(
-    connection: Connection,
+    connection: Channel,
     side: PairSide,
     options: Options,
     *,
