@@ -3,10 +3,10 @@
     python docs/pair-speed.py [--pair small|large] [--skip uncached,trace]
 
 `large` has 50 M parameters, `small` 5 M. First both sides alone, in one plain process that knows nothing of parity:
-both frameworks imported, both modules made, the weights transferred, one forward and backward pass each. Then `parity
-run --pair` with an empty folder of spreads, again with what that kept, and `parity trace`. A row each: wall seconds, CPU
-seconds of all its processes, the most memory that they held together (a shared page is counted once), and how often
-the reference was computed in float64.
+both frameworks imported, both modules made, the weights transferred, one forward and backward pass each. Then
+`parity run --pair` with an empty folder of spreads, again with what that kept, and `parity trace`. A row each: wall
+seconds, CPU seconds of all its processes, the most memory that they held together (a shared page is counted once), and
+how often the reference was computed in float64 and in float32.
 """
 
 from __future__ import annotations

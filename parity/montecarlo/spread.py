@@ -69,7 +69,7 @@ def spread(
     counts: Counter[str] = Counter()
     for name, other_way in flips.values():
         counts[name] += int(other_way.sum())
-    widths = {name: _floored((square / runs).sqrt().cpu().numpy()) for name, square in squares.items()}
+    widths = {name: _floored(square.div_(runs).sqrt_().cpu().numpy()) for name, square in squares.items()}
     _check_repeats(again, truth, widths, rounding)
     return Spread(widths, uncertain, dict(unruled), dict(counts), runs)
 
@@ -92,9 +92,16 @@ def _floored(spread: np.ndarray) -> np.ndarray:
         axes.append(axis)
         count *= spread.shape[axis]
     if not spread.size or not axes:
-        return spread
+        return _up(spread)
     mean = np.mean(np.square(spread), axis=tuple(axes), keepdims=True, where=np.isfinite(spread))
-    return np.maximum(spread, FLOOR * np.sqrt(mean))
+    return _up(np.maximum(spread, FLOOR * np.sqrt(mean)))
+
+
+def _up(spread: np.ndarray) -> np.ndarray:
+    """In float32, and no smaller."""
+    with np.errstate(over="ignore", under="ignore"):
+        found = spread.astype(np.float32)
+    return np.nextafter(found, np.float32(np.inf), out=found, where=found < spread)
 
 
 @contextlib.contextmanager

@@ -85,7 +85,8 @@ class PairSession(Session):
         assert isinstance(slot.case, PairCase)
         weights = self._weights(slot.case.run_dtype) if label == "candidate" else None
         variant = slot.implementation if label == "candidate" else None
-        return PairJob(key, slot.case, self._arrays(slot), weights, self.plan.seed, variant)
+        again = len(self.plan.implementations) > 1
+        return PairJob(key, slot.case, self._arrays(slot), weights, self.plan.seed, variant, again)
 
     def _weights(self, dtype: str) -> str:
         """A file with the Flax module's weights in a dtype."""

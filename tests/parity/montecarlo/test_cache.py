@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from parity.montecarlo import cache
-from parity.montecarlo.results import Rounding, Spread
+from parity.montecarlo.results import Known, Rounding, Spread
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 PAIR = f"{EXAMPLES}/parity_golden.py:mlp"
 WRONG = f"{Path(__file__).parents[1] / 'candidates' / 'parity_golden.py'}:wrong_epsilon"
-FOUND = Spread({"output": np.arange(3.0)}, {"ids": np.array([True, False])}, {"odd": 2}, {"argmax": 1}, 8)
 TRUTH = {"output": np.ones(3), "ids": np.array([1, 2])}
+SPREAD = Spread({"output": np.arange(3.0)}, {"ids": np.array([True, False])}, {"odd": 2}, {"argmax": 1}, 8)
+FOUND = Known(TRUTH, SPREAD)
+REFERENCE = {"output": np.ones(3, np.float32), "ids": np.array([1, 2])}
 
 
 @pytest.fixture
@@ -39,8 +41,8 @@ class Tripled(Doubled):
         return 3 * x * self.weight
 
 
-def ask(folder, make=lambda: FOUND, module=None, inputs=None, truth=TRUTH, settings=("case", 0)):
-    known = (module or Doubled(), None), inputs or {"x": np.ones(3)}, truth, settings
+def ask(folder, make=lambda: FOUND, module=None, inputs=None, reference=REFERENCE, settings=("case", 0)):
+    known = (module or Doubled(), None), inputs or {"x": np.ones(3)}, reference, settings
     return cache.remembered(str(folder), *known, make)
 
 
@@ -48,9 +50,11 @@ def test_an_entry_comes_back_as_it_was(folder):
     assert ask(folder) == (FOUND, False)
     found, cached = ask(folder, make=lambda: pytest.fail("made again"))
     assert cached
-    assert np.array_equal(found.results["output"], FOUND.results["output"])
-    assert np.array_equal(found.uncertain["ids"], FOUND.uncertain["ids"])
-    assert (found.unruled, found.flips, found.runs) == ({"odd": 2}, {"argmax": 1}, 8)
+    spread = found.spread
+    assert all(np.array_equal(found.truth[name], array) for name, array in TRUTH.items())
+    assert np.array_equal(spread.results["output"], SPREAD.results["output"])
+    assert np.array_equal(spread.uncertain["ids"], SPREAD.uncertain["ids"])
+    assert (spread.unruled, spread.flips, spread.runs) == ({"odd": 2}, {"argmax": 1}, 8)
 
 
 def other_weights():
@@ -63,7 +67,7 @@ OTHERS = {
     "the module's code": {"module": Tripled()},
     "the weights": {"module": other_weights()},
     "the inputs": {"inputs": {"x": np.zeros(3)}},
-    "the truth": {"truth": TRUTH | {"output": np.zeros(3)}},
+    "what the reference gives": {"reference": REFERENCE | {"output": np.nextafter(np.ones(3, np.float32), 2)}},
     "the seed": {"settings": ("case", 1)},
     "the rounding": {"settings": ("case", 0, Rounding.of("float16"))},
 }
