@@ -39,7 +39,8 @@ class Spread:
     `results`: for each floating result the root mean square of run - truth, element by element and at least half its
     row's, in the result's own shape and unit; float32 (eight runs say no more), rounded up. `uncertain`: for each
     integer or boolean result whether any run had another value there. `unruled`: how often a run met an op that has no
-    width rule, by name. `flips`: how many elements of a discrete op (a comparison, argmax, top-k, round, a cast to integers …) came out otherwise in some run.
+    width rule, by name. `flips`: how many elements of a discrete op (a comparison, argmax, top-k, round, a cast to
+    integers …) came out otherwise in some run.
     """
 
     results: dict[str, np.ndarray]
