@@ -13,7 +13,7 @@ from parity.picture import Picture, draw
 from parity.tensors import dtype_of
 
 # Elements of a block: ten arrays of them in float64 fit a core's own cache.
-BLOCK = 1 << 14
+BLOCK = 1 << 15
 
 Index = tuple[int, ...]
 

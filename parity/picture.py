@@ -17,7 +17,7 @@ BLOCKS = 24
 _BOUND = ord("i")
 # Errors below 1/16 ulp share a bin, as do those above 2^30 ulps.
 _FINEST, _COARSEST = -4, 30
-_AT_ONCE = 1 << 14
+_AT_ONCE = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)

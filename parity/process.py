@@ -98,7 +98,7 @@ class Side:
         return Outcome(job.key, lost=f"{self.label}: {words}")
 
     def _start(self) -> None:
-        self._process, self._connection = spawn(self._main, self._spec, self._options)
+        self._process, self._connection = _taken(self._main, self._spec, self._options)
 
 
 def _ending(code: int | None) -> str:
@@ -107,6 +107,33 @@ def _ending(code: int | None) -> str:
         return f"exit code {code}"
     name = signal.Signals(-code).name if -code in signal.Signals.__members__.values() else f"signal {-code}"
     return f"killed by {name}" + (", perhaps by the system for its memory" if name == "SIGKILL" else "")
+
+
+# Started before anyone has asked for them: what they were started with, and their processes.
+_EARLY: list[tuple[tuple[Any, ...], tuple[BaseProcess, Channel]]] = []
+
+
+def start_early(main: Callable[..., None], spec: Any, options: Options) -> None:
+    """Start what a `Side` with these will want, so that it imports its framework meanwhile."""
+    given = main, spec, options
+    _EARLY.append((given, spawn(*given)))
+
+
+def end_early() -> None:
+    """End what nobody has taken."""
+    for _, (process, connection) in _EARLY:
+        connection.close()
+        process.kill()
+        process.join()
+    _EARLY.clear()
+
+
+def _taken(*given: Any) -> tuple[BaseProcess, Channel]:
+    for place, (others, process) in enumerate(_EARLY):
+        if others == given:
+            del _EARLY[place]
+            return process
+    return spawn(*given)
 
 
 def spawn(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Channel]:
