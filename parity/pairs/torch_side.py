@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -78,19 +78,28 @@ class Made:
         module = self._as(_FLOATS[job.case.run_dtype], self.module)
         reference = {name: _numpy(tensor) for name, tensor in self._step(module, job, None).items()}
         find = functools.partial(self._known, module, job, reference)
-        if self._spreads is None:
-            known, cached = find(), False
-        else:
-            # The function itself is known by what it gives: a changed helper of the module's changes these numbers.
-            source = module, self.pair.torch, self.pair.torch_call, Made
-            settings = job.case.name, job.seed, Rounding.of(job.case.run_dtype)
-            known, cached = cache.remembered(self._spreads, source, job.arrays, reference, settings, find)
+        source = module, self.pair.torch, self.pair.torch_call, Made
+        settings = job.case.name, job.seed, Rounding.of(job.case.run_dtype)
+        known, cached = self.remembered(source, job, reference, settings, find)
         widths = known.spread
         found = {REFERENCE + name: array for name, array in reference.items()}
         found |= {TRUTH + name: array for name, array in known.truth.items()}
         found |= {SPREAD + name: array for name, array in widths.results.items()}
         found |= {UNCERTAIN + name: array for name, array in widths.uncertain.items()}
         return found, _notes(widths) + (("bound from the cache",) if cached else ())
+
+    def remembered(
+        self,
+        source: tuple[Any, ...],
+        job: PairJob,
+        reference: Mapping[str, np.ndarray],
+        settings: tuple[Any, ...],
+        find: Callable[[], Known],
+    ) -> tuple[Known, bool]:
+        """What is found, or was before: whatever `source` does not show of a function, the reference's results do."""
+        if self._spreads is None:
+            return find(), False
+        return cache.remembered(self._spreads, source, job.arrays, reference, settings, find)
 
     def _known(self, module: torch.nn.Module, job: PairJob, reference: Mapping[str, np.ndarray]) -> Known:
         """Ten passes in float64. A module whose results were found in the cache is not random: there they are again."""
