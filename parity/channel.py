@@ -78,7 +78,16 @@ class _Pickler(pickle.Pickler):
     """Leaves large arrays out of the pickle, those of ml_dtypes' dtypes too, which NumPy itself would copy into it."""
 
     def __init__(self, file: io.BytesIO, buffers: list[memoryview]) -> None:
-        super().__init__(file, protocol=5, buffer_callback=lambda buffer: buffers.append(buffer.raw()))
+        super().__init__(file, protocol=5, buffer_callback=self._small)
+        self._large = buffers
+
+    def _small(self, buffer: pickle.PickleBuffer) -> bool:
+        """Whether it stays in the pickle: NumPy offers what is small, too."""
+        numbers = buffer.raw()
+        if numbers.nbytes < LARGE:
+            return True
+        self._large.append(numbers)
+        return False
 
     def reducer_override(self, value: Any) -> Any:
         if type(value) is not np.ndarray or value.nbytes < LARGE or value.dtype.hasobject:

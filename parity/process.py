@@ -14,7 +14,7 @@ from typing import Any
 
 from parity import worker
 from parity.channel import Channel
-from parity.messages import Bad, Options, Outcome
+from parity.messages import Bad, Options, Outcome, Pass
 from parity.spec import BadSpec
 
 # Seconds that a side may take to import its framework and its target, on a busy machine.
@@ -26,13 +26,14 @@ _CONTEXT = multiprocessing.get_context("spawn")  # forking a process that has st
 class Side:
     """One worker process at a time; a dead or stuck one costs its job and is replaced.
 
-    Every job is answered by exactly one `Outcome`, in order.
+    Every job is answered by exactly one `Outcome`, in order; a long one says before to `heard` how far it is.
     """
 
     def __init__(
         self, spec: Any, options: Options, *, label: str, timeout: float, main: Callable[..., None] = worker.main
     ) -> None:
         self.label = label
+        self.heard: Callable[[Pass], None] = lambda one: None
         self._spec, self._options, self._timeout, self._main = spec, options, timeout, main
         self._job: Any = None
         self._started = 0.0
@@ -74,12 +75,15 @@ class Side:
         job = self._job
         if self._connection.poll():
             try:
-                outcome: Outcome = self._connection.recv()
+                message: Outcome | Pass = self._connection.recv()
             except (EOFError, ConnectionResetError):
                 self._process.join()
                 return self._lost(job, f"the worker died ({_ending(self._process.exitcode)})")
+            if isinstance(message, Pass):
+                self.heard(message)
+                return None
             self._job = None
-            return outcome
+            return message
         if time.monotonic() - self._started > self._timeout:
             return self._lost(job, f"no answer in {self._timeout:g} s")
         return None

@@ -15,7 +15,7 @@ from parity.messages import Options
 from parity.montecarlo import cache
 from parity.montecarlo.double import Double
 from parity.montecarlo.results import Known
-from parity.montecarlo.spread import Rounding, Spread, spread
+from parity.montecarlo.spread import RUNS, Rounding, Spread, spread
 from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, UNCERTAIN, PairJob, PairSide, random_words
 from parity.pairs.nested import flatten
 from parity.pairs.pair import Pair, takes_dtype
@@ -39,6 +39,7 @@ class Made:
         self.pair, self._seed, self._spreads = pair, side.seed, side.spreads
         self.module = self._made(torch.float32)
         self._last: tuple[Any, Any] = None, None
+        self.heard: Callable[[int, int], None] = lambda number, total: None
 
     def _made(self, dtype: torch.dtype) -> torch.nn.Module:
         torch.manual_seed(self._seed)
@@ -105,13 +106,7 @@ class Made:
         """Ten passes in float64. A module whose results were found in the cache is not random: there they are again."""
         self._check_repeats(module, job, reference)
         double = self._as(torch.float64, module)
-
-        def run() -> dict[str, torch.Tensor]:
-            with Double():
-                return self._step(double, job, torch.float64)
-
-        truth = {name: _numpy(tensor) for name, tensor in run().items()}
-        return Known(truth, spread(run, truth, Rounding.of(job.case.run_dtype), seed=job.seed))
+        return in_double(lambda: self._step(double, job, torch.float64), job, self.heard)
 
     def outputs(self, job: PairJob) -> dict[str, torch.Tensor]:
         """Those alone, in float32 and evaluation."""
@@ -164,6 +159,22 @@ class Made:
         for name, output in self._call(_in_mode(module, job), inputs).items():
             if _differ(output.detach(), worker_torch.to_torch(first[name])):
                 raise ValueError(random_words("torch", job.case.mode, name, _dropouts(module)))
+
+
+def in_double(step: Callable[[], Mapping[str, torch.Tensor]], job: PairJob, heard: Callable[[int, int], None]) -> Known:
+    """The truth of a step in float64, and its spread: ten passes, each of which is heard of."""
+    total, done = 2 + RUNS, 0
+
+    def run() -> Mapping[str, torch.Tensor]:
+        nonlocal done
+        heard(done, total)
+        with Double():
+            found = step()
+        done += 1
+        return found
+
+    truth = {name: _numpy(tensor) for name, tensor in run().items()}
+    return Known(truth, spread(run, truth, Rounding.of(job.case.run_dtype), seed=job.seed))
 
 
 def _in_mode(module: torch.nn.Module, job: PairJob) -> torch.nn.Module:

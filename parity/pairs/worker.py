@@ -14,7 +14,7 @@ from typing import Any
 from parity.channel import Channel
 from parity.environment import peak_mib
 from parity.errors import BadInput
-from parity.messages import Bad, Options, Outcome
+from parity.messages import Bad, Options, Outcome, Pass
 from parity.pairs import load
 from parity.pairs.messages import PairHello, PairJob, PairSide
 from parity.worker import end_with_parent, words
@@ -41,6 +41,7 @@ def main(
         framework = _framework(side.framework, package)
         framework.set_up(options)
         module = _made(framework, side)
+        module.heard = lambda number, total: connection.send(Pass(number, total))
         layers, arrays = module.described()
         connection.send(PairHello(framework.environment(), layers, arrays, module.variants()))
     except BadInput as error:

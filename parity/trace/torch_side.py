@@ -11,9 +11,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from parity import worker_torch
-from parity.montecarlo.double import Double
 from parity.montecarlo.results import Known
-from parity.montecarlo.spread import Rounding, spread
+from parity.montecarlo.spread import Rounding
 from parity.pairs import torch_side
 from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, PairSide
 from parity.pairs.nested import flatten
@@ -99,6 +98,7 @@ class Made:
     def __init__(self, pair: Pair, side: PairSide) -> None:
         self._made = torch_side.Made(pair, side)
         self._watch: Watch | None = None
+        self.heard: Callable[[int, int], None] = lambda number, total: None
         self._kept: tuple[torch.nn.Module, Watch, Tensors] | None = None
 
     def described(self) -> Any:
@@ -172,13 +172,7 @@ class Made:
 
         def find() -> Known:
             double = copy.deepcopy(module).double()
-
-            def doubled() -> Tensors:
-                with Double():
-                    return run(double)
-
-            truth = {name: worker_torch.to_numpy(tensor) for name, tensor in doubled().items()}
-            return Known(truth, spread(doubled, truth, rounding, seed=job.seed))
+            return torch_side.in_double(lambda: run(double), job, self.heard)
 
         source = module, self._made.pair.torch_call, Made, Watch
         settings = "trace", job.case.name, job.seed, rounding, job.alone is None
