@@ -2,11 +2,14 @@
 
 An array of at least `LARGE` bytes is written once, to a file without a name, and read in place on the other side, which
 is handed the open file. A file that has no name cannot be left behind, whoever is killed. Arrays that follow each other
-share files of `FILE` bytes: their memory is given back file by file, as the last array in each is dropped.
+share files of `FILE` bytes: their memory is given back file by file, as the last array in each is dropped. What lies in
+a file already (`Mapped`) is not written again: that file is handed over.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import io
 import mmap
 import os
@@ -19,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from parity.mapped import Mapped, within
+
 LARGE = 1 << 16
 FILE = 1 << 25
 # Open files of one message, at most about so many; a process may have 1,024, if nobody has raised that.
@@ -27,7 +32,8 @@ _ALIGNED = 64  # bytes, of a cache line
 
 
 class Channel:
-    """A `multiprocessing.connection.Connection` for messages with large arrays. What is received may be written to.
+    """A `multiprocessing.connection.Connection` for messages with large arrays. What could be written to where it was
+    sent can be where it is received, and changes nothing there.
 
     >>> import multiprocessing
     >>> here, there = map(Channel, multiprocessing.Pipe())
@@ -45,20 +51,16 @@ class Channel:
         body = io.BytesIO()
         _Pickler(body, buffers).dump(message)
         groups = list(_grouped(buffers))
-        layout = [[buffer.nbytes for buffer in group] for group in groups]
-        self._connection.send((layout, body.getvalue()))
+        self._connection.send(([group.places for group in groups], body.getvalue()))
         for group in groups:
-            file = _written(group)
-            try:
+            with _opened(group) as file:
                 reduction.send_handle(self._connection, file, None)
-            finally:
-                os.close(file)
 
     def recv(self) -> Any:
         """Raises EOFError if the other side is gone."""
         try:
             layout, body = self._connection.recv()
-            found = [_read(reduction.recv_handle(self._connection), sizes) for sizes in layout]
+            found = [_read(reduction.recv_handle(self._connection), places) for places in layout]
         except OSError as error:  # in the middle of a message
             raise EOFError(str(error)) from None
         return pickle.loads(body, buffers=[buffer for buffers in found for buffer in buffers])
@@ -100,33 +102,54 @@ def _array(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndar
     return np.frombuffer(buffer, np.uint8).view(dtype).reshape(shape)
 
 
-def _grouped(buffers: Sequence[memoryview]) -> Iterator[list[memoryview]]:
-    """In order, each group as large as one file is to be."""
+@dataclasses.dataclass
+class _Group:
+    """Buffers of one file: one that is there, or one to be written."""
+
+    mapped: Mapped | None
+    buffers: list[memoryview] = dataclasses.field(default_factory=list)
+    places: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    size: int = 0
+
+    def add(self, buffer: memoryview, start: int | None) -> None:
+        start = self.size if start is None else start
+        self.buffers.append(buffer)
+        self.places.append((start, buffer.nbytes))
+        self.size += buffer.nbytes + -buffer.nbytes % _ALIGNED
+
+
+def _grouped(buffers: Sequence[memoryview]) -> Iterator[_Group]:
+    """In order: each group lies in one file already, or is as large as a file is to be."""
     wanted = max(FILE, sum(buffer.nbytes for buffer in buffers) // _FILES)
-    group: list[memoryview] = []
+    group: _Group | None = None
     for buffer in buffers:
-        group.append(buffer)
-        if sum(buffer.nbytes for buffer in group) >= wanted:
+        mapped, start = within(buffer) or (None, None)
+        if group is not None and (group.mapped is not mapped or (mapped is None and group.size >= wanted)):
             yield group
-            group = []
-    if group:
+            group = None
+        group = group or _Group(mapped)
+        group.add(buffer, start)
+    if group is not None:
         yield group
 
 
-def _written(buffers: Sequence[memoryview]) -> int:
-    """A file without a name that holds them, open."""
+@contextlib.contextmanager
+def _opened(group: _Group) -> Iterator[int]:
+    """The file of a group, written if it is none yet."""
+    if group.mapped is not None:
+        yield group.mapped.file
+        return
     file = _nameless()
     try:
         with open(file, "wb", buffering=0, closefd=False) as stream:
-            for buffer in buffers:
+            for buffer in group.buffers:
                 rest = buffer
                 while rest:
                     rest = rest[stream.write(rest) :]
                 stream.write(bytes(-buffer.nbytes % _ALIGNED))
-    except BaseException:
+        yield file
+    finally:
         os.close(file)
-        raise
-    return file
 
 
 def _nameless() -> int:
@@ -136,14 +159,10 @@ def _nameless() -> int:
         return os.dup(file.fileno())
 
 
-def _read(file: int, sizes: Sequence[int]) -> list[memoryview]:
+def _read(file: int, places: Sequence[tuple[int, int]]) -> list[memoryview]:
     """The file's buffers in place: a write to one is this process's own."""
     try:
         whole = memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_COPY))
     finally:
         os.close(file)
-    found, start = [], 0
-    for size in sizes:
-        found.append(whole[start : start + size])
-        start += size + -size % _ALIGNED
-    return found
+    return [whole[start : start + size] for start, size in places]

@@ -48,6 +48,8 @@ def spread(
         with recording:
             again = dict(run())
         _check(again, truth)
+        apart = {name: _apart(tensor, truth[name]) for name, tensor in again.items() if _real(tensor)}
+        del again
         squares: dict[str, torch.Tensor] = {}
         uncertain: dict[str, np.ndarray] = {}
         unruled: Counter[str] = Counter()
@@ -56,9 +58,10 @@ def spread(
             noise = Noise(RULES, rounding, seed * 1_000_003 + number, recording)
             with noise:
                 results = dict(run())
-            for name, tensor in results.items():
+            for name in list(results):
+                tensor = results.pop(name)  # its memory, and its deviation's, is wanted by the next
                 expected = torch.as_tensor(truth[name], device=tensor.device)
-                if tensor.is_floating_point() or tensor.is_complex():
+                if _real(tensor):
                     error = _squared_error(tensor, expected, noise.deviations.of(tensor))
                     squares[name] = squares[name].add_(error) if name in squares else error
                 else:
@@ -72,8 +75,18 @@ def spread(
     for name, other_way in flips.values():
         counts[name] += int(other_way.sum())
     widths = {name: _floored(square.div_(runs).sqrt_().cpu().numpy()) for name, square in squares.items()}
-    _check_repeats(again, truth, widths, rounding)
+    _check_repeats(apart, truth, widths, rounding)
     return Spread(widths, uncertain, dict(unruled), dict(counts), runs)
+
+
+def _real(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _apart(tensor: torch.Tensor, truth: np.ndarray) -> np.ndarray:
+    """How far a run without noise is from the truth."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.abs(tensor.detach().cpu().numpy() - truth).astype(np.float32)
 
 
 def _squared_error(tensor: torch.Tensor, truth: torch.Tensor, deviation: torch.Tensor | None) -> torch.Tensor:
@@ -129,7 +142,7 @@ def _check(results: Mapping[str, torch.Tensor], truth: Mapping[str, np.ndarray])
 
 
 def _check_repeats(
-    again: Mapping[str, torch.Tensor], truth: Mapping[str, np.ndarray], widths: Mapping[str, np.ndarray], by: Rounding
+    apart: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray], widths: Mapping[str, np.ndarray], by: Rounding
 ) -> None:
     """Without noise a run must give the truth: far below what noise does to it, or below u of its largest number.
 
@@ -138,8 +151,7 @@ def _check_repeats(
     for name, width in widths.items():
         if not width.size:
             continue
-        with np.errstate(invalid="ignore"):
-            error = np.abs(again[name].detach().cpu().numpy() - truth[name])
+        error = apart[name]
         finite = np.isfinite(error)
         largest = np.max(np.abs(truth[name]), initial=0, where=finite)
         if np.any(finite & (error > REPEATS * np.maximum(width, by.unit * largest))):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from parity.mapped import Mapped
 from parity.weights.layers import WeightsError
 
 # safetensors' own reader for NumPy does not know the last ones.
@@ -95,11 +95,10 @@ def contents(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _mapped(path: str | Path) -> memoryview:
-    """The file in place: what is never looked at is never read, and what has been takes no memory of its own."""
-    with open(path, "rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    try:
+        return memoryview(Mapped.of(path))
+    except ValueError:  # it is empty
+        return memoryview(b"")
 
 
 def _array(name: str, entry: Mapping[str, Any], body: memoryview) -> np.ndarray:
