@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +131,7 @@ def test_a_pair_run_again_has_the_same_verdicts_and_says_where_its_bound_is_from
     assert (wrong.code, set(wrong.statuses.values())) == (1, {"failed"})
 
 
-def test_a_pair_run_again_is_judged_sooner(folder):
+def test_a_pair_takes_ten_passes_in_float64_and_none_when_it_is_run_again(folder):
     """The torch side alone: what JAX takes to compile is not what the cache saves."""
     from parity import tensors
     from parity.messages import Options
@@ -137,20 +139,40 @@ def test_a_pair_run_again_is_judged_sooner(folder):
     from parity.pairs.cases import cases
     from parity.pairs.messages import PairJob, PairSide
 
-    spec = f"{EXAMPLES}/parity_blocks.py:encoder"
+    spec = f"{EXAMPLES}/parity_blocks.py:mlp"
     pair = load.load(spec)
-    (case,) = cases(spec, pair, ())
+    case = cases(spec, pair, ())[0]
     torch_side.set_up(Options(device="cpu"))
-    made = torch_side.Made(pair, PairSide(spec, "torch", 0, str(folder)))
     job = PairJob(0, case, tensors.make(case, 0))
-    from time import perf_counter
 
-    start = perf_counter()
-    first = made.run(job)
-    middle = perf_counter()
-    made = torch_side.Made(pair, PairSide(spec, "torch", 0, str(folder)))
-    again = made.run(job)
-    end = perf_counter()
+    def run():
+        made = torch_side.Made(pair, PairSide(spec, "torch", 0, str(folder)))
+        called, heard = [], []
+        made.heard = lambda *pass_: heard.append(pass_)
+        whole = made._step
+        made._step = lambda module, job, dtype: called.append(dtype) or whole(module, job, dtype)
+        return made.run(job), called, heard
+
+    first, called, heard = run()
+    assert called == [None] + 10 * [torch.float64]
+    assert heard == [(number, 10) for number in range(10)]
+    again, called, heard = run()
+    assert (called, heard) == ([None], [])
     assert again[1] == (*first[1], "bound from the cache")
+    assert list(again[0]) == list(first[0])
     assert all(np.array_equal(again[0][name], array) for name, array in first[0].items())
-    assert end - middle < (middle - start) / 2
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_pipeline_s_own_process_loads_no_framework():
+    """What travels is NumPy's and Python's: torch.__version__ alone would bring all of torch along."""
+    program = f"""
+import contextlib, sys
+from parity.cli import main
+with contextlib.suppress(SystemExit):
+    main(["run", "--pair", {PAIR!r}, "--device", "cpu", "--quiet"])
+print(sorted({{name.split(".")[0] for name in sys.modules}} & {{"torch", "jax", "jaxlib", "flax"}}))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "passed" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == "[]"
