@@ -14,7 +14,7 @@ PATIENCE = 5.0
 class Passes:
     """Turns passes into words for a bar, which takes all of them, or for a log.
 
-    The rest is estimated by the longest pass so far: the first is without noise and soon over, the others are alike.
+    The rest is estimated by the longest pass after the first, in which torch gets ready; the others are alike.
     """
 
     def __init__(self, say: Callable[[str], None], *, log: bool, clock: Callable[[], float] = time.monotonic) -> None:
@@ -26,9 +26,11 @@ class Passes:
         if not one.number:
             self._last, self._longest, self._said = now, 0.0, now
             return
-        self._longest = max(self._longest, now - self._last)
+        words = f"pass {one.number} of {one.total} in float64"
+        if one.number > 1:
+            self._longest = max(self._longest, now - self._last)
         self._last, rest = now, self._longest * (one.total - one.number)
         if self._log and (rest < PATIENCE or now - self._said < PATIENCE):
             return
         self._said = now
-        self._say(f"pass {one.number} of {one.total} in float64, about {rest:.0f} s to go")
+        self._say(words + (f", about {rest:.0f} s to go" if one.number > 1 else ""))
