@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from parity.cases import Arrays
-from parity.criterion import ARITHMETIC_FACTOR, DEPARTURE_FACTOR, REFERENCE_FACTOR, Expectation
-from parity.picture import Picture, draw
+from parity.criterion import DEPARTURE_FACTOR, Expectation
+from parity.measure import measure
+from parity.picture import Picture
 from parity.tensors import dtype_of
 
 # What a side returns beside an output: that of the same call without gradients.
@@ -83,55 +84,47 @@ def judge(
     if elements == 0:
         return Verdict(name, "passed", "no elements: shape and dtype agree")
 
-    with np.errstate(all="ignore"):
-        reference64, candidate64 = reference.astype(np.float64), candidate.astype(np.float64)
-        rounded, rounded_theirs = _rounded(expected), _rounded(theirs)
-        finite, finite_theirs = np.isfinite(rounded), np.isfinite(rounded_theirs)
-        odd_reference = _misplaced(reference64, rounded_theirs)
-        odd_candidate = _misplaced(candidate64, rounded)
-        reference_error = np.where(finite_theirs, np.abs(reference64 - theirs.truth), 0)
-        own = np.max(reference_error, axis=expected.shared, keepdims=True, initial=0)
-        bound = REFERENCE_FACTOR * own + ARITHMETIC_FACTOR * expected.width
-        error = np.where(finite, np.abs(candidate64 - expected.truth), 0)
-        error = np.where(odd_candidate, np.inf, error)
-        ratio = np.where(error == 0, 0, error / np.where(finite, bound, np.inf))
-        ratio = np.where(odd_candidate, np.inf, ratio)
-
-    if odd_reference.any():
-        at = tuple(int(n) for n in np.argwhere(odd_reference)[0])
+    numbers = measure(expected, theirs, reference, candidate)
+    at = numbers.worst
+    shown = _at(expected, at)
+    if numbers.odd_reference is not None:
+        odd = numbers.odd_reference
+        right = _at(theirs, odd)
         return Verdict(
-            name, "inconclusive",
-            f"the reference has {reference64[at]} at {list(at)}, the truth is {rounded_theirs[at]}",
-            worst_index=at, candidate=float(candidate64[at]), reference=float(reference64[at]),
-            truth=float(rounded_theirs[at]), elements=elements,
+            name, "inconclusive", f"the reference has {float(reference[odd])} at {list(odd)}, the truth is {right}",
+            worst_index=odd, candidate=float(candidate[odd]), reference=float(reference[odd]), truth=right,
+            elements=elements,
         )  # fmt: skip
-    if np.isnan(np.where(finite, bound, 0)).any():
+    if numbers.bound is None:
         return Verdict(name, "error", "the bound is NaN: a fault of the harness", elements=elements)
-
-    at = tuple(int(n) for n in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
-    mismatched = int((ratio > 1).sum())
     status, reason = "passed", ""
-    departure = np.where(finite_theirs, reference_error - DEPARTURE_FACTOR * theirs.width, -1)
-    if (departure > 0).any():
-        far = tuple(int(n) for n in np.unravel_index(int(np.argmax(departure)), departure.shape))
+    if numbers.departs is not None:
+        far, off = numbers.departs, numbers.departs_by
         status = "inconclusive"
         reason = (
-            f"the reference is off by {reference_error[far]:.3g} at {list(far)}, more than "
+            f"the reference is off by {off:.3g} at {list(far)}, more than "
             f"{DEPARTURE_FACTOR:g} times what its arithmetic explains ({theirs.width[far]:.3g})"
         )
-    elif mismatched:
+    elif numbers.mismatched:
         status = "failed"
-        reason = f"{mismatched} of {elements} beyond the bound ({100 * mismatched / elements:.3g} %)"
-    elif not expected.zero and _meaningless(expected.truth[finite], bound[finite]):
+        share = 100 * numbers.mismatched / elements
+        reason = f"{numbers.mismatched} of {elements} beyond the bound ({share:.3g} %)"
+    elif not expected.zero and numbers.meaningless:
         status = "inconclusive"
         reason = "the bound is wider than the spread of the truth, so that passing would mean nothing"
     return Verdict(
         name, status, reason,
-        max_error=float(error.max()), reference_error=float(reference_error.max()), bound_ratio=float(ratio[at]),
-        worst_index=at, candidate=float(candidate64[at]), reference=float(reference64[at]),
-        truth=float(rounded[at]) if not finite[at] else float(expected.truth[at]), bound=float(bound[at]),
-        mismatched=mismatched, elements=elements, picture=draw(ratio, error, rounded, expected.dtype),
+        max_error=numbers.error, reference_error=numbers.reference_error, bound_ratio=numbers.ratio,
+        worst_index=at, candidate=float(candidate[at]), reference=float(reference[at]),
+        truth=shown if not np.isfinite(shown) else float(expected.truth[at]), bound=numbers.bound,
+        mismatched=numbers.mismatched, elements=elements, picture=numbers.picture,
     )  # fmt: skip
+
+
+def _at(expected: Expectation, at: tuple[int, ...]) -> float:
+    """An element of the truth as its dtype can hold it: overflow becomes inf."""
+    with np.errstate(over="ignore"):
+        return float(expected.truth[at].astype(dtype_of(expected.dtype)))
 
 
 def _attributes(expected: Expectation, array: np.ndarray | None, who: str) -> str:
@@ -142,26 +135,6 @@ def _attributes(expected: Expectation, array: np.ndarray | None, who: str) -> st
     if array.dtype != dtype_of(expected.dtype):
         return f"{who} has dtype {array.dtype}, expected {expected.dtype}"
     return ""
-
-
-def _rounded(expected: Expectation) -> np.ndarray:
-    """The truth as its dtype can hold it: overflow becomes inf."""
-    return expected.truth.astype(dtype_of(expected.dtype)).astype(np.float64)
-
-
-def _misplaced(array: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Where NaN, +inf or -inf stands in one and not in the other."""
-    if np.isfinite(array).all() and np.isfinite(truth).all():
-        return np.zeros(truth.shape, bool)
-    return (np.isnan(array) != np.isnan(truth)) | (np.isinf(array) | np.isinf(truth)) & (array != truth)
-
-
-def _meaningless(truth: np.ndarray, bound: np.ndarray) -> bool:
-    """For most elements the bound is wider than the spread of the truth: a constant or shuffled tensor could pass."""
-    if truth.size == 0:
-        return False
-    spread = truth.std() if truth.size > 1 else abs(truth[0])
-    return bool(np.median(bound) > spread)
 
 
 def _vacuous(name: str, expected: Expectation, reference: Arrays, candidate: Arrays) -> Verdict | None:

@@ -47,6 +47,15 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pass:
+    """A job that takes many passes has done so many of them; 0 says that it begins. Any number comes before the job's
+    `Outcome`."""
+
+    number: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Outcome:
     """What became of a job: arrays; or words of the target's own exception (`raised`), of an implementation that
     refuses (`refused`), or of a worker that died or timed out (`lost`). `notes` belong into the report."""

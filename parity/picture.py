@@ -8,6 +8,8 @@ import math
 import ml_dtypes
 import numpy as np
 
+from parity.tensors import dtype_of
+
 # At most so many blocks along each side of the grid.
 BLOCKS = 24
 # A block's letter: "." is no error at all, "i" above half the bound to the whole of it, each letter further twice as
@@ -15,6 +17,7 @@ BLOCKS = 24
 _BOUND = ord("i")
 # Errors below 1/16 ulp share a bin, as do those above 2^30 ulps.
 _FINEST, _COARSEST = -4, 30
+_AT_ONCE = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,10 @@ class Picture:
 
 
 def draw(ratio: np.ndarray, error: np.ndarray, truth: np.ndarray, dtype: str) -> Picture:
-    """The picture of error / bound and of |candidate - truth|, all of one shape and not empty; inf where misplaced."""
+    """The picture of error / bound and of |candidate - truth|, all of one shape and not empty; inf where misplaced.
+
+    A truth beyond its dtype is as that has it.
+    """
     shape = ratio.shape
     columns = shape[-1] if shape else 1
     rows = shape[-2] if len(shape) > 1 else 1
@@ -43,7 +49,8 @@ def draw(ratio: np.ndarray, error: np.ndarray, truth: np.ndarray, dtype: str) ->
     height = rows if groups == leading else rows * leading
     edges = _edges(height, BLOCKS // groups)
     starts = (np.arange(groups)[:, None] * height + edges).ravel()
-    blocks = np.maximum.reduceat(ratio.reshape(-1, columns), starts, axis=0)
+    ends, whole = (*starts[1:], rows * leading), ratio.reshape(-1, columns)
+    blocks = np.stack([whole[start:end].max(axis=0) for start, end in zip(starts, ends, strict=True)])
     blocks = np.maximum.reduceat(blocks, _edges(columns, BLOCKS), axis=1)
     return Picture(_letters(blocks), groups, _words(shape), _histogram(error, truth, dtype))
 
@@ -69,16 +76,29 @@ def _words(shape: tuple[int, ...]) -> str:
 
 
 def _histogram(error: np.ndarray, truth: np.ndarray, dtype: str) -> tuple[tuple[str, int], ...]:
-    kind = ml_dtypes.finfo(dtype)
-    finite = np.isfinite(error)
-    some = finite & (error > 0)
-    # One unit in the last place of a number m * 2^e with m in [1/2, 1) is 2^(e - 1 - nmant).
-    number, power = np.frexp(truth[some])
-    place = np.where(number == 0, kind.minexp, np.maximum(power - 1, kind.minexp)) - kind.nmant
-    mantissa, exponent = np.frexp(error[some])
-    bins = np.clip(exponent - (mantissa == 0.5) - place, _FINEST, _COARSEST)
-    counts = np.bincount(bins - _FINEST)
-    exact = int(error.size - np.count_nonzero(some) - np.count_nonzero(~finite))
-    found = [("exact", exact), *((str(n + _FINEST), int(count)) for n, count in enumerate(counts))]
-    found.append(("nan", int(np.count_nonzero(~finite))))
+    kind, exact, bad = ml_dtypes.finfo(dtype), 0, 0
+    counts = np.zeros(_COARSEST - _FINEST + 1, np.int64)
+    error, truth = error.reshape(-1), truth.reshape(-1)
+    for start in range(0, error.size, _AT_ONCE):
+        part = error[start : start + _AT_ONCE]
+        with np.errstate(over="ignore"):
+            right = truth[start : start + _AT_ONCE].astype(dtype_of(dtype)).astype(np.float64)
+        power, _ = _power(right)
+        # One unit in the last place of a number m * 2^e with m in [1/2, 1) is 2^(e - 1 - nmant).
+        place = np.maximum(power - 1, kind.minexp) - kind.nmant
+        exponent, half = _power(part)
+        bins = np.clip(exponent - half - place, _FINEST, _COARSEST) - _FINEST
+        some = np.isfinite(part)
+        bad += part.size - int(np.count_nonzero(some))
+        some &= part > 0
+        counts += np.bincount(bins if some.all() else bins[some], minlength=len(counts))
+    exact = int(error.size - counts.sum() - bad)
+    found = [("exact", exact), *((str(n + _FINEST), int(count)) for n, count in enumerate(counts)), ("nan", bad)]
     return tuple((label, count) for label, count in found if count)
+
+
+def _power(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`frexp` for what is normal in float64: e of m * 2^e with m in [1/2, 1), and whether m is 1/2. What is smaller,
+    or 0, gets an e below all others, and what is not finite one that means nothing."""
+    bits = np.ascontiguousarray(numbers, np.float64).view(np.int64)
+    return ((bits >> 52) & 0x7FF) - 1022, (bits & ((1 << 52) - 1)) == 0

@@ -17,7 +17,7 @@ from parity.compare import Verdict, compare, worst
 from parity.criterion import Criterion, attention
 from parity.dropout import judge_dropout
 from parity.environment import machine, peak_mib
-from parity.messages import Job, Options, Outcome
+from parity.messages import Job, Options, Outcome, Pass
 from parity.process import Side, wait_for
 from parity.results import CaseResult, Report
 from parity.spec import Spec
@@ -97,6 +97,7 @@ class Session:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.heard: Callable[[Pass], None] = lambda one: None
         options = Options(plan.device, (), plan.cache_dir)
         self._sides = {label: self._start(label, options) for label in self.labels}
         try:
@@ -105,6 +106,8 @@ class Session:
         except BaseException:
             self.close()
             raise
+        for side in self._sides.values():
+            side.heard = lambda one: self.heard(one)
         self._peaks = dict.fromkeys(self._sides, 0)
         self.environment = machine()
         for hello in self._hellos.values():

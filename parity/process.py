@@ -8,12 +8,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from parity import worker
-from parity.messages import Bad, Options, Outcome
+from parity.channel import Channel
+from parity.messages import Bad, Options, Outcome, Pass
 from parity.spec import BadSpec
 
 # Seconds that a side may take to import its framework and its target, on a busy machine.
@@ -25,13 +26,14 @@ _CONTEXT = multiprocessing.get_context("spawn")  # forking a process that has st
 class Side:
     """One worker process at a time; a dead or stuck one costs its job and is replaced.
 
-    Every job is answered by exactly one `Outcome`, in order.
+    Every job is answered by exactly one `Outcome`, in order; a long one says before to `heard` how far it is.
     """
 
     def __init__(
         self, spec: Any, options: Options, *, label: str, timeout: float, main: Callable[..., None] = worker.main
     ) -> None:
         self.label = label
+        self.heard: Callable[[Pass], None] = lambda one: None
         self._spec, self._options, self._timeout, self._main = spec, options, timeout, main
         self._job: Any = None
         self._started = 0.0
@@ -73,12 +75,15 @@ class Side:
         job = self._job
         if self._connection.poll():
             try:
-                outcome: Outcome = self._connection.recv()
+                message: Outcome | Pass = self._connection.recv()
             except (EOFError, ConnectionResetError):
                 self._process.join()
                 return self._lost(job, f"the worker died ({_ending(self._process.exitcode)})")
+            if isinstance(message, Pass):
+                self.heard(message)
+                return None
             self._job = None
-            return outcome
+            return message
         if time.monotonic() - self._started > self._timeout:
             return self._lost(job, f"no answer in {self._timeout:g} s")
         return None
@@ -97,7 +102,7 @@ class Side:
         return Outcome(job.key, lost=f"{self.label}: {words}")
 
     def _start(self) -> None:
-        self._process, self._connection = spawn(self._main, self._spec, self._options)
+        self._process, self._connection = _taken(self._main, self._spec, self._options)
 
 
 def _ending(code: int | None) -> str:
@@ -108,9 +113,36 @@ def _ending(code: int | None) -> str:
     return f"killed by {name}" + (", perhaps by the system for its memory" if name == "SIGKILL" else "")
 
 
-def spawn(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
-    """A fresh process that runs target(connection, *arguments), and our end of its pipe."""
-    ours, theirs = _CONTEXT.Pipe()
+# Started before anyone has asked for them: what they were started with, and their processes.
+_EARLY: list[tuple[tuple[Any, ...], tuple[BaseProcess, Channel]]] = []
+
+
+def start_early(main: Callable[..., None], spec: Any, options: Options) -> None:
+    """Start what a `Side` with these will want, so that it imports its framework meanwhile."""
+    given = main, spec, options
+    _EARLY.append((given, spawn(*given)))
+
+
+def end_early() -> None:
+    """End what nobody has taken."""
+    for _, (process, connection) in _EARLY:
+        connection.close()
+        process.kill()
+        process.join()
+    _EARLY.clear()
+
+
+def _taken(*given: Any) -> tuple[BaseProcess, Channel]:
+    for place, (others, process) in enumerate(_EARLY):
+        if others == given:
+            del _EARLY[place]
+            return process
+    return spawn(*given)
+
+
+def spawn(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Channel]:
+    """A fresh process that runs target(connection, *arguments), and our end of what connects us."""
+    ours, theirs = map(Channel, _CONTEXT.Pipe())
     process = _CONTEXT.Process(target=target, args=(theirs, *arguments), daemon=True)
     with _main_hidden():
         process.start()
@@ -138,7 +170,7 @@ def _main_hidden() -> Iterator[None]:
 
 def wait_for(sides: list[Side], seconds: float) -> None:
     """Sleep until a side has something to say, at most so long."""
-    wait([side._connection for side in sides if side.busy], seconds)
+    wait([side._connection.fileno() for side in sides if side.busy], seconds)
 
 
 def default_cache_dir() -> str:

@@ -16,13 +16,14 @@ from parity.errors import BadInput
 from parity.pairs.session import PairPlan
 from parity.pipeline import Listener, Plan, Run, Session
 from parity.report import Writer, terminal, write_all
+from parity.report.passes import Passes
 from parity.results import CaseResult, Report
 
 
 def run_and_report(plan: Plan, outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Run all cases of a plan."""
     console = Console()
-    with shown(console, len(plan.cases) * max(1, len(plan.implementations)), quiet) as listener:
+    with shown(console, len(plan.cases) * max(1, len(plan.implementations)), quiet) as (listener, _):
         report = pipeline.run(plan, listener)
     return finish(console, report, outputs, quiet=quiet)
 
@@ -30,7 +31,7 @@ def run_and_report(plan: Plan, outputs: Sequence[Writer], *, quiet: bool) -> int
 def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Run random cases; each that fails is shrunk, and the small one stands beside it."""
     console = Console()
-    with shown(console, len(cases), quiet) as listener:
+    with shown(console, len(cases), quiet) as (listener, _):
         found = Run(plan.environment, listener)
 
         def use(session: Session) -> None:
@@ -45,11 +46,16 @@ def run_fuzz(plan: Plan, cases: Sequence[Attention], outputs: Sequence[Writer], 
 def run_pairs(plans: Sequence[PairPlan], outputs: Sequence[Writer], *, quiet: bool) -> int:
     """Run users' pairs one after the other; one whose modules cannot be brought together costs its own cases only."""
     console = Console()
-    with shown(console, sum(len(plan.cases) for plan in plans), quiet) as listener:
+    with shown(console, sum(len(plan.cases) for plan in plans), quiet) as (listener, heard):
         found = Run(plans[0].environment, listener)
+
+        def use(session: Session) -> None:
+            session.heard = heard
+            session.run(session.plan.cases, found.collect)
+
         for plan in [plan for plan in plans if plan.cases]:
             try:
-                found.within(plan.session, lambda session, plan=plan: session.run(plan.cases, found.collect))  # type: ignore[misc]
+                found.within(plan.session, use)
             except BadInput as error:
                 for case in plan.cases:
                     found.collect(plan.unable(case, str(error)))
@@ -76,8 +82,8 @@ def _shrunk(session: Session, result: CaseResult) -> CaseResult:
 
 
 @contextlib.contextmanager
-def shown(console: Console, total: int, quiet: bool) -> Iterator[Listener]:
-    """A listener that shows each result: a bar on a terminal, a line elsewhere, nothing if quiet."""
+def shown(console: Console, total: int, quiet: bool) -> Iterator[tuple[Listener, Passes]]:
+    """What shows each result, and how far a long case is: a bar on a terminal, a line elsewhere, nothing if quiet."""
     if console.is_terminal:
         with terminal.progress(console) as bar:
             task = bar.add_task("starting both sides", total=total)
@@ -87,11 +93,11 @@ def shown(console: Console, total: int, quiet: bool) -> Iterator[Listener]:
                 if result.status in ("failed", "error"):
                     bar.console.print(terminal.line(result), markup=False, highlight=False, soft_wrap=True)
 
-            yield advance
+            yield advance, Passes(lambda words: bar.update(task, description=words), log=False)
     elif quiet:
-        yield lambda result: None
+        yield lambda result: None, Passes(lambda words: None, log=True)
     else:
-        yield lambda result: _say(terminal.line(result))
+        yield lambda result: _say(terminal.line(result)), Passes(_say, log=True)
 
 
 def _say(line: str) -> None:

@@ -11,19 +11,19 @@ import signal
 import threading
 import time
 import traceback
-from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from parity import spec as specs
+from parity.channel import Channel
 from parity.environment import peak_mib
 from parity.messages import Bad, Hello, Job, Options, Outcome
 from parity.spec import BadSpec, Spec
 
 
-def main(connection: Connection, spec: Spec, options: Options) -> None:
+def main(connection: Channel, spec: Spec, options: Options) -> None:
     """The whole life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pipeline's to handle
     threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()

@@ -38,7 +38,7 @@ def use(device: torch.device) -> None:
 
 def environment() -> dict[str, str]:
     return {
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of torch's own, which would be imported where this is read
         "torch device": torch.cuda.get_device_name() if _device.type == "cuda" else "cpu",
         "torch float32 matmul precision": torch.get_float32_matmul_precision(),
         "torch allow_tf32": str(torch.backends.cuda.matmul.allow_tf32),

@@ -11,7 +11,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from parity.attention import Attention
 from parity.bench import memory
 from parity.bench.memory import TooLarge
 from parity.bench.messages import Bad, Contender, Hello, Inspect, Inspected, Task, Time, Timed, Unable
+from parity.channel import Channel
 from parity.errors import BadInput
 from parity.worker import end_with_parent, words
 
@@ -65,7 +65,7 @@ def in_programs(program: Callable[[int], float], together: int) -> Callable[[int
     return time_calls
 
 
-def main(connection: Connection, framework: str, device: str | None) -> None:
+def main(connection: Channel, framework: str, device: str | None) -> None:
     """The whole life of a worker process."""
     memory.keep()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from parity.attention import DTYPES, Attention
@@ -53,18 +53,34 @@ def pair_plans(
     *,
     seed: int,
     spreads: str | None = None,
+    worker: Callable[..., None] | None = None,
     **options: Any,
 ) -> list[Any]:
-    """A plan for each pair that has a case to run."""
-    from parity.pairs import scout
+    """A plan for each pair that has a case to run. `worker` is the main function of its sides: that of a pair which is
+    named in full are started at once."""
+    from parity.messages import Options
+    from parity.pairs import load, scout
     from parity.pairs.messages import PairSide
     from parity.pairs.session import PairPlan
+    from parity.process import end_early, start_early
 
-    found = scout.find(texts, dtypes)
-    names = [case.name for pair in found for case in pair.cases if fnmatch.fnmatchcase(case.name, glob or "*")]
-    if not names:
-        raise BadInput(f"--case {glob!r} matches no case; there are {' '.join(c.name for p in found for c in p.cases)}")
+    spec = load.whole(texts[0]) if len(texts) == 1 else None
+    if worker is not None and spec is not None:
+        how = Options(options.get("device"), (), options.get("cache_dir"))
+        start_early(worker, PairSide(spec, "torch", seed, spreads), how)
+        start_early(worker, PairSide(spec, "flax", seed), how)
+    try:
+        found = scout.find(texts, dtypes)
+        names = [case.name for pair in found for case in pair.cases if fnmatch.fnmatchcase(case.name, glob or "*")]
+        if not names:
+            there = " ".join(case.name for pair in found for case in pair.cases)
+            raise BadInput(f"--case {glob!r} matches no case; there are {there}")
+    except BaseException:
+        end_early()
+        raise
     wanted = set(part(names, shard)[0])
+    if not wanted:
+        end_early()
     return [
         PairPlan(
             cases=[case for case in pair.cases if case.name in wanted],

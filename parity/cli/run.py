@@ -73,10 +73,12 @@ def run(
     )
     if pair:
         check_device(device)
+        from parity.pairs import worker
+
         outputs = checked_writers()
         plans = pair_plans(
             pair, case, dtypes, shard, seed=seed, device=device, timeout=timeout, fail_fast=fail_fast,
-            cache_dir=default_cache_dir(), spreads=None if no_cache else default_spreads_dir(),
+            cache_dir=default_cache_dir(), spreads=None if no_cache else default_spreads_dir(), worker=worker.main,
         )  # fmt: skip
         return run_pairs(plans, outputs, quiet=quiet)
     chosen = attention_cases(suite, case, fuzz, seed, dtypes)

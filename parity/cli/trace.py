@@ -31,20 +31,22 @@ def trace(
     device: Annotated[str | None, typer.Option(help="cpu or gpu; by default each framework's own choice.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds a side may take for a case.", min=0.1)] = 300.0,
     json: Annotated[Path | None, typer.Option(help="Write what was found as JSON.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Find the bounds anew, and do not keep them.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer.")] = False,
 ) -> int:
     """Name the first module in which a port starts to differ, forward or backward, and a likely cause."""
-    from parity.process import default_cache_dir
+    from parity.process import default_cache_dir, default_spreads_dir
     from parity.report import check_writable
-    from parity.trace import command
+    from parity.trace import command, worker
 
     dtypes = names("--dtype", dtype, DTYPES)
     check_device(device)
     if json is not None:
         check_writable("--json", json)
     plans = pair_plans(
-        pair, case, dtypes, None, seed=seed, device=device, timeout=timeout, cache_dir=default_cache_dir()
-    )
+        pair, case, dtypes, None, seed=seed, device=device, timeout=timeout, cache_dir=default_cache_dir(),
+        spreads=None if no_cache else default_spreads_dir(), worker=worker.main,
+    )  # fmt: skip
     # What a module does in training is for `run`: here it is watched in evaluation.
     plans = [replace(plan, cases=[each for each in plan.cases if each.mode == "eval"]) for plan in plans]
     if not any(plan.cases for plan in plans):

@@ -25,10 +25,11 @@ def record(plans: Sequence[Plan], path: Path, *, quiet: bool) -> int:
     """Run the references and write the golden."""
     console = Console()
     references: list[Reference] = []
-    with shown(console, sum(len(plan.cases) for plan in plans), quiet) as listener:
+    with shown(console, sum(len(plan.cases) for plan in plans), quiet) as (listener, heard):
         found = Run({}, listener)
 
         def use(session: Any) -> None:
+            session.heard = heard
             try:
                 session.run(session.plan.cases, found.collect)
             finally:  # interrupted, too: what there is has been computed

@@ -37,9 +37,10 @@ class Spread:
     """How far rounding carried the results of `runs` noisy runs from the truth.
 
     `results`: for each floating result the root mean square of run - truth, element by element and at least half its
-    row's, in the result's own shape and unit. `uncertain`: for each integer or boolean result whether any run had
-    another value there. `unruled`: how often a run met an op that has no width rule, by name. `flips`: how many
-    elements of a discrete op (a comparison, argmax, top-k, round, a cast to integers …) came out otherwise in some run.
+    row's, in the result's own shape and unit; float32 (eight runs say no more), rounded up. `uncertain`: for each
+    integer or boolean result whether any run had another value there. `unruled`: how often a run met an op that has no
+    width rule, by name. `flips`: how many elements of a discrete op (a comparison, argmax, top-k, round, a cast to
+    integers …) came out otherwise in some run.
     """
 
     results: dict[str, np.ndarray]
@@ -47,6 +48,14 @@ class Spread:
     unruled: dict[str, int]
     flips: dict[str, int]
     runs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What float64 says of a computation: its results there, and how far rounding carries others from them."""
+
+    truth: dict[str, np.ndarray]
+    spread: Spread
 
 
 def bound(reference_error: np.ndarray, spread: np.ndarray) -> np.ndarray:

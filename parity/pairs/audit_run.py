@@ -6,12 +6,12 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from parity.channel import Channel
 from parity.errors import BadInput
 from parity.messages import Bad, Options
 from parity.pairs import scout
@@ -74,7 +74,7 @@ def _table(rows: Sequence[Row]) -> Table:
     return grid
 
 
-def main(connection: Connection, side: PairSide, options: Options) -> None:
+def main(connection: Channel, side: PairSide, options: Options) -> None:
     """The whole life of a side's process: one answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()

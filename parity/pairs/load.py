@@ -37,6 +37,12 @@ def named(text: str) -> list[str]:
     return [f"{place}:{found}" for found in _names(place)]
 
 
+def whole(text: str) -> str | None:
+    """The SPEC, if `--pair TEXT` is one and names a single pair."""
+    place, _, name = text.rpartition(":")
+    return text if place and name and not Path(text).is_dir() else None
+
+
 def _names(place: str) -> list[str]:
     found = [name for name, value in vars(_module(place)).items() if isinstance(value, Pair)]
     if not found:

@@ -46,7 +46,8 @@ class PairHello:
 @dataclasses.dataclass(frozen=True)
 class PairJob:
     """A case to run. `weights` is the file that a Flax module takes its weights from; `variant` is which module.
-    `cotangents` are those that were recorded, by output; the others each side makes."""
+    `cotangents` are those that were recorded, by output; the others each side makes. `again` says that the same case
+    comes once more, for another variant."""
 
     key: int
     case: PairCase
@@ -54,6 +55,7 @@ class PairJob:
     weights: str | None = None
     seed: int = 0
     variant: str | None = None
+    again: bool = False
     cotangents: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def cotangent(self, output: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -6,8 +6,8 @@ import dataclasses
 import os
 import signal
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 
+from parity.channel import Channel
 from parity.errors import BadInput
 from parity.pairs import load
 from parity.pairs.cases import PairCase, cases
@@ -47,7 +47,7 @@ def find(texts: Sequence[str], dtypes: Sequence[str]) -> list[Found]:
     return found
 
 
-def _main(connection: Connection, texts: Sequence[str], dtypes: Sequence[str]) -> None:
+def _main(connection: Channel, texts: Sequence[str], dtypes: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # only looks
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from parity import worker_torch
 from parity.messages import Options
 from parity.montecarlo import cache
 from parity.montecarlo.double import Double
-from parity.montecarlo.spread import Rounding, Spread, spread
+from parity.montecarlo.results import Known
+from parity.montecarlo.spread import RUNS, Rounding, Spread, spread
 from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, UNCERTAIN, PairJob, PairSide, random_words
 from parity.pairs.nested import flatten
 from parity.pairs.pair import Pair, takes_dtype
@@ -38,6 +39,7 @@ class Made:
         self.pair, self._seed, self._spreads = pair, side.seed, side.spreads
         self.module = self._made(torch.float32)
         self._last: tuple[Any, Any] = None, None
+        self.heard: Callable[[int, int], None] = lambda number, total: None
 
     def _made(self, dtype: torch.dtype) -> torch.nn.Module:
         torch.manual_seed(self._seed)
@@ -64,32 +66,47 @@ class Made:
     def run(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """Results in the case's dtype, the truth and its spread, each name with a word in front; once for all variants
         of the other side."""
-        if self._last[0] != (job.case, job.seed):
-            self._last = (job.case, job.seed), self._results(job)
-        results: tuple[dict[str, np.ndarray], tuple[str, ...]] = self._last[1]
+        if self._last[0] == (job.case, job.seed):
+            results: tuple[dict[str, np.ndarray], tuple[str, ...]] = self._last[1]
+            return results
+        self._last = None, None
+        results = self._results(job)
+        if job.again:
+            self._last = (job.case, job.seed), results
         return results
 
     def _results(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         module = self._as(_FLOATS[job.case.run_dtype], self.module)
-        reference = self._step(module, job, None)
-        self._check_repeats(module, job, reference)
-        double = self._as(torch.float64, module)
-
-        def run() -> dict[str, torch.Tensor]:
-            with Double():
-                return self._step(double, job, torch.float64)
-
-        truth = {name: _numpy(tensor) for name, tensor in run().items()}
-        rounding = Rounding.of(job.case.run_dtype)
-        find = functools.partial(spread, run, truth, rounding, seed=job.seed)
-        # The function itself is known by what it gives: a changed helper of the module's changes these numbers, too.
-        known = (double, self.pair.torch_call), job.arrays, truth, (job.case.name, job.seed, rounding)
-        widths, cached = (find(), False) if self._spreads is None else cache.remembered(self._spreads, *known, find)
-        found = {REFERENCE + name: _numpy(tensor) for name, tensor in reference.items()}
-        found |= {TRUTH + name: array for name, array in truth.items()}
+        reference = {name: _numpy(tensor) for name, tensor in self._step(module, job, None).items()}
+        find = functools.partial(self._known, module, job, reference)
+        source = module, self.pair.torch, self.pair.torch_call, Made
+        settings = job.case.name, job.seed, Rounding.of(job.case.run_dtype)
+        known, cached = self.remembered(source, job, reference, settings, find)
+        widths = known.spread
+        found = {REFERENCE + name: array for name, array in reference.items()}
+        found |= {TRUTH + name: array for name, array in known.truth.items()}
         found |= {SPREAD + name: array for name, array in widths.results.items()}
         found |= {UNCERTAIN + name: array for name, array in widths.uncertain.items()}
         return found, _notes(widths) + (("bound from the cache",) if cached else ())
+
+    def remembered(
+        self,
+        source: tuple[Any, ...],
+        job: PairJob,
+        reference: Mapping[str, np.ndarray],
+        settings: tuple[Any, ...],
+        find: Callable[[], Known],
+    ) -> tuple[Known, bool]:
+        """What is found, or was before: whatever `source` does not show of a function, the reference's results do."""
+        if self._spreads is None:
+            return find(), False
+        return cache.remembered(self._spreads, source, job.arrays, reference, settings, find)
+
+    def _known(self, module: torch.nn.Module, job: PairJob, reference: Mapping[str, np.ndarray]) -> Known:
+        """Ten passes in float64. A module whose results were found in the cache is not random: there they are again."""
+        self._check_repeats(module, job, reference)
+        double = self._as(torch.float64, module)
+        return in_double(lambda: self._step(double, job, torch.float64), job, self.heard)
 
     def outputs(self, job: PairJob) -> dict[str, torch.Tensor]:
         """Those alone, in float32 and evaluation."""
@@ -135,13 +152,29 @@ class Made:
             found |= {f"buffer({name})": buffer.detach() for name, buffer in module.named_buffers()}
         return found
 
-    def _check_repeats(self, module: Any, job: PairJob, first: Mapping[str, torch.Tensor]) -> None:
+    def _check_repeats(self, module: Any, job: PairJob, first: Mapping[str, np.ndarray]) -> None:
         inputs = _inputs(job, None)
         for name in job.case.named("input"):  # as the first time: without gradients torch may take other kernels
             inputs[name].requires_grad_()
         for name, output in self._call(_in_mode(module, job), inputs).items():
-            if _differ(output.detach(), first[name]):
+            if _differ(output.detach(), worker_torch.to_torch(first[name])):
                 raise ValueError(random_words("torch", job.case.mode, name, _dropouts(module)))
+
+
+def in_double(step: Callable[[], Mapping[str, torch.Tensor]], job: PairJob, heard: Callable[[int, int], None]) -> Known:
+    """The truth of a step in float64, and its spread: ten passes, each of which is heard of."""
+    total, done = 2 + RUNS, 0
+
+    def run() -> Mapping[str, torch.Tensor]:
+        nonlocal done
+        heard(done, total)
+        with Double():
+            found = step()
+        done += 1
+        return found
+
+    truth = {name: _numpy(tensor) for name, tensor in run().items()}
+    return Known(truth, spread(run, truth, Rounding.of(job.case.run_dtype), seed=job.seed))
 
 
 def _in_mode(module: torch.nn.Module, job: PairJob) -> torch.nn.Module:

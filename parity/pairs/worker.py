@@ -8,13 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
 
+from parity.channel import Channel
 from parity.environment import peak_mib
 from parity.errors import BadInput
-from parity.messages import Bad, Options, Outcome
+from parity.messages import Bad, Options, Outcome, Pass
 from parity.pairs import load
 from parity.pairs.messages import PairHello, PairJob, PairSide
 from parity.worker import end_with_parent, words
@@ -24,7 +24,7 @@ _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "not enough memory", "can't
 
 
 def main(
-    connection: Connection,
+    connection: Channel,
     side: PairSide,
     options: Options,
     *,
@@ -41,6 +41,7 @@ def main(
         framework = _framework(side.framework, package)
         framework.set_up(options)
         module = _made(framework, side)
+        module.heard = lambda number, total: connection.send(Pass(number, total))
         layers, arrays = module.described()
         connection.send(PairHello(framework.environment(), layers, arrays, module.variants()))
     except BadInput as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from parity.errors import BadInput
 from parity.pairs.session import PairPlan
+from parity.report.passes import Passes
 from parity.results import EXIT_INTERRUPTED
 from parity.trace import json, terminal
 from parity.trace.results import Trace, exit_code
@@ -32,9 +33,19 @@ def run(plans: Sequence[PairPlan], path: Path | None, *, quiet: bool) -> int:
     return code
 
 
+@contextlib.contextmanager
+def _passes(console: Console, quiet: bool) -> Iterator[Passes]:
+    """How far it is: on a terminal always, elsewhere a line now and then."""
+    if console.is_terminal:
+        with console.status("watching both sides") as status:
+            yield Passes(status.update, log=False)
+    else:
+        yield Passes(lambda words: None if quiet else print(words, flush=True), log=True)
+
+
 def _pair(console: Console, plan: PairPlan, traces: list[Trace], *, quiet: bool) -> None:
     try:
-        with contextlib.closing(TraceSession(plan)) as session:
+        with contextlib.closing(TraceSession(plan)) as session, _passes(console, quiet) as session.heard:
             for case in plan.cases:
                 traces.append(session.trace(case))  # type: ignore[arg-type]
                 terminal.print_trace(console, traces[-1], quiet=quiet)

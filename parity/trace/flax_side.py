@@ -207,7 +207,8 @@ def _alone(calls: Mapping[str, Forced | None], watched: Any, inputs: Any, parame
         for leaf, array in forced.cotangents.items()
     }  # fmt: skip
 
-    def step(given: Any) -> Arrays:
+    # All numbers are arguments: XLA would take those of a closure, the weights, into its program.
+    def step(given: Any, inputs: Any, parameters: Any, cotangents: Any) -> Arrays:
         outputs, vjp = jax.vjp(lambda forced: watched(inputs, parameters, {}, forced)[1].alone, given)
         pulled = {
             name: jnp.asarray(cotangents[name], x.dtype)
@@ -220,7 +221,7 @@ def _alone(calls: Mapping[str, Forced | None], watched: Any, inputs: Any, parame
             named("dinput", call, leaf): x for call, leaves in gradients.items() for leaf, x in leaves.items()
         }
 
-    results: Arrays = jax.jit(step)(given)
+    results: Arrays = jax.jit(step)(given, inputs, parameters, cotangents)
     return results
 
 

@@ -11,8 +11,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from parity import worker_torch
-from parity.montecarlo.double import Double
-from parity.montecarlo.spread import Rounding, spread
+from parity.montecarlo.results import Known
+from parity.montecarlo.spread import Rounding
 from parity.pairs import torch_side
 from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, PairSide
 from parity.pairs.nested import flatten
@@ -98,6 +98,7 @@ class Made:
     def __init__(self, pair: Pair, side: PairSide) -> None:
         self._made = torch_side.Made(pair, side)
         self._watch: Watch | None = None
+        self.heard: Callable[[int, int], None] = lambda number, total: None
         self._kept: tuple[torch.nn.Module, Watch, Tensors] | None = None
 
     def described(self) -> Any:
@@ -120,8 +121,7 @@ class Made:
         watch = self._watch
         assert watch is not None
         self._kept = module, watch, reference
-        double = copy.deepcopy(module).double()
-        arrays = _judged(job, reference, lambda: self._step(job, double, torch.float64))
+        arrays = self._judged(job, module, reference, lambda double: self._step(job, double, torch.float64))
         modules = (
             Module(path, type(child).__name__, of_torch(child)) for path, child in self._made.module.named_modules()
         )
@@ -160,9 +160,26 @@ class Made:
         assert job.alone is not None
         module, watch, whole = self._kept
         calls = {call: watch.arguments[call] for call in job.alone}
-        double = copy.deepcopy(module).double()
         reference = _each(module, calls, whole, None)
-        return _judged(job, reference, lambda: _each(double, calls, whole, torch.float64))
+        return self._judged(job, module, reference, lambda double: _each(double, calls, whole, torch.float64))
+
+    def _judged(
+        self, job: TraceJob, module: torch.nn.Module, results: Tensors, run: Callable[[torch.nn.Module], Tensors]
+    ) -> dict[str, Any]:
+        """The reference beside its truth and the spread of that, kept as those of a run are."""
+        reference = {name: worker_torch.to_numpy(tensor) for name, tensor in results.items()}
+        rounding = Rounding.of(job.case.run_dtype)
+
+        def find() -> Known:
+            double = copy.deepcopy(module).double()
+            return torch_side.in_double(lambda: run(double), job, self.heard)
+
+        source = module, self._made.pair.torch_call, Made, Watch
+        settings = "trace", job.case.name, job.seed, rounding, job.alone is None
+        known = self._made.remembered(source, job, reference, settings, find)[0]
+        found = {REFERENCE + name: array for name, array in reference.items()}
+        found |= {TRUTH + name: array for name, array in known.truth.items()}
+        return found | {SPREAD + name: array for name, array in known.spread.results.items()}
 
 
 def _each(
@@ -193,20 +210,6 @@ def _each(
             for place, (tensor, gradient) in enumerate(zip(leaves, gradients, strict=True)):
                 found[named("dinput", call, place)] = torch.zeros_like(tensor) if gradient is None else gradient
     return found
-
-
-def _judged(job: TraceJob, reference: Tensors, run: Callable[[], Tensors]) -> dict[str, Any]:
-    """The reference beside its truth and the spread of that."""
-
-    def doubled() -> Tensors:
-        with Double():
-            return run()
-
-    truth = {name: worker_torch.to_numpy(tensor) for name, tensor in doubled().items()}
-    widths = spread(doubled, truth, Rounding.of(job.case.run_dtype), seed=job.seed)
-    found = {REFERENCE + name: worker_torch.to_numpy(tensor) for name, tensor in reference.items()}
-    found |= {TRUTH + name: array for name, array in truth.items()}
-    return found | {SPREAD + name: array for name, array in widths.results.items()}
 
 
 def _mapped(function: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:

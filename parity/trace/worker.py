@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from multiprocessing.connection import Connection
 from typing import Any
 
+from parity.channel import Channel
 from parity.environment import peak_mib
 from parity.messages import Options
 from parity.pairs import worker
@@ -15,7 +15,7 @@ from parity.trace.messages import Traced, TraceJob
 from parity.worker import words
 
 
-def main(connection: Connection, side: PairSide, options: Options) -> None:
+def main(connection: Channel, side: PairSide, options: Options) -> None:
     """The whole life of a worker process."""
     worker.main(connection, side, options, package="parity.trace", run=_run)
 

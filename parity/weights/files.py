@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from parity.mapped import Mapped
 from parity.weights.layers import WeightsError
 
 # safetensors' own reader for NumPy does not know the last ones.
@@ -61,12 +62,13 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def contents(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of a file as `read` gives them, and its metadata."""
     try:
-        content = Path(path).read_bytes()
+        content = _mapped(path)
     except OSError as error:
         raise WeightsError(f"{path}: expected a safetensors file, could not read it: {error.strerror}") from None
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 9 or not 2 <= length <= _LARGEST_HEADER or content[8:9] != b"{":
-        if content[:2] == b"PK" or content[:1] == b"\x80":
+    start = bytes(content[:9])
+    length = int.from_bytes(start[:8], "little")
+    if len(content) < 9 or not 2 <= length <= _LARGEST_HEADER or start[8:] != b"{":
+        if start[:2] == b"PK" or start[:1] == b"\x80":
             raise WeightsError(
                 f"{path}: expected a safetensors file, got a pickle or zip archive, as torch.save writes. Those can "
                 "run code when read and are not read here: load it where you trust it and save it with safetensors"
@@ -75,7 +77,7 @@ def contents(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if len(content) < 8 + length:
         raise WeightsError(f"{path}: cut off in the header: it needs {8 + length} bytes, the file has {len(content)}")
     try:
-        header = json.loads(content[8 : 8 + length])
+        header = json.loads(bytes(content[8 : 8 + length]))
         if not isinstance(header, dict):
             raise ValueError("the header is no object")
         metadata = {str(key): str(value) for key, value in (header.pop("__metadata__", None) or {}).items()}
@@ -92,7 +94,14 @@ def contents(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise WeightsError(f"{path}: corrupt: its header is not that of a safetensors file ({error})") from None
 
 
-def _array(name: str, entry: Mapping[str, Any], body: bytes) -> np.ndarray:
+def _mapped(path: str | Path) -> memoryview:
+    try:
+        return memoryview(Mapped.of(path))
+    except ValueError:  # it is empty
+        return memoryview(b"")
+
+
+def _array(name: str, entry: Mapping[str, Any], body: memoryview) -> np.ndarray:
     if entry["dtype"] not in _DTYPES:
         raise ValueError(f"{name} has the unknown dtype {entry['dtype']}")
     start, end = map(int, entry["data_offsets"])

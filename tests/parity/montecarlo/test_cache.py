@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,15 @@ import pytest
 import torch
 
 from parity.montecarlo import cache
-from parity.montecarlo.results import Rounding, Spread
+from parity.montecarlo.results import Known, Rounding, Spread
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 PAIR = f"{EXAMPLES}/parity_golden.py:mlp"
 WRONG = f"{Path(__file__).parents[1] / 'candidates' / 'parity_golden.py'}:wrong_epsilon"
-FOUND = Spread({"output": np.arange(3.0)}, {"ids": np.array([True, False])}, {"odd": 2}, {"argmax": 1}, 8)
 TRUTH = {"output": np.ones(3), "ids": np.array([1, 2])}
+SPREAD = Spread({"output": np.arange(3.0)}, {"ids": np.array([True, False])}, {"odd": 2}, {"argmax": 1}, 8)
+FOUND = Known(TRUTH, SPREAD)
+REFERENCE = {"output": np.ones(3, np.float32), "ids": np.array([1, 2])}
 
 
 @pytest.fixture
@@ -39,18 +43,20 @@ class Tripled(Doubled):
         return 3 * x * self.weight
 
 
-def ask(folder, make=lambda: FOUND, module=None, inputs=None, truth=TRUTH, settings=("case", 0)):
-    known = (module or Doubled(), None), inputs or {"x": np.ones(3)}, truth, settings
+def ask(folder, make=lambda: FOUND, module=None, inputs=None, reference=REFERENCE, settings=("case", 0)):
+    known = (module or Doubled(), None), inputs or {"x": np.ones(3)}, reference, settings
     return cache.remembered(str(folder), *known, make)
 
 
 def test_an_entry_comes_back_as_it_was(folder):
-    assert ask(folder) == (FOUND, False)
+    assert ask(folder)[1] is False
     found, cached = ask(folder, make=lambda: pytest.fail("made again"))
     assert cached
-    assert np.array_equal(found.results["output"], FOUND.results["output"])
-    assert np.array_equal(found.uncertain["ids"], FOUND.uncertain["ids"])
-    assert (found.unruled, found.flips, found.runs) == ({"odd": 2}, {"argmax": 1}, 8)
+    spread = found.spread
+    assert all(np.array_equal(found.truth[name], array) for name, array in TRUTH.items())
+    assert np.array_equal(spread.results["output"], SPREAD.results["output"])
+    assert np.array_equal(spread.uncertain["ids"], SPREAD.uncertain["ids"])
+    assert (spread.unruled, spread.flips, spread.runs) == ({"odd": 2}, {"argmax": 1}, 8)
 
 
 def other_weights():
@@ -63,7 +69,7 @@ OTHERS = {
     "the module's code": {"module": Tripled()},
     "the weights": {"module": other_weights()},
     "the inputs": {"inputs": {"x": np.zeros(3)}},
-    "the truth": {"truth": TRUTH | {"output": np.zeros(3)}},
+    "what the reference gives": {"reference": REFERENCE | {"output": np.nextafter(np.ones(3, np.float32), 2)}},
     "the seed": {"settings": ("case", 1)},
     "the rounding": {"settings": ("case", 0, Rounding.of("float16"))},
 }
@@ -125,7 +131,7 @@ def test_a_pair_run_again_has_the_same_verdicts_and_says_where_its_bound_is_from
     assert (wrong.code, set(wrong.statuses.values())) == (1, {"failed"})
 
 
-def test_a_pair_run_again_is_judged_sooner(folder):
+def test_a_pair_takes_ten_passes_in_float64_and_none_when_it_is_run_again(folder):
     """The torch side alone: what JAX takes to compile is not what the cache saves."""
     from parity import tensors
     from parity.messages import Options
@@ -133,20 +139,40 @@ def test_a_pair_run_again_is_judged_sooner(folder):
     from parity.pairs.cases import cases
     from parity.pairs.messages import PairJob, PairSide
 
-    spec = f"{EXAMPLES}/parity_blocks.py:encoder"
+    spec = f"{EXAMPLES}/parity_blocks.py:mlp"
     pair = load.load(spec)
-    (case,) = cases(spec, pair, ())
+    case = cases(spec, pair, ())[0]
     torch_side.set_up(Options(device="cpu"))
-    made = torch_side.Made(pair, PairSide(spec, "torch", 0, str(folder)))
     job = PairJob(0, case, tensors.make(case, 0))
-    from time import perf_counter
 
-    start = perf_counter()
-    first = made.run(job)
-    middle = perf_counter()
-    made = torch_side.Made(pair, PairSide(spec, "torch", 0, str(folder)))
-    again = made.run(job)
-    end = perf_counter()
+    def run():
+        made = torch_side.Made(pair, PairSide(spec, "torch", 0, str(folder)))
+        called, heard = [], []
+        made.heard = lambda *pass_: heard.append(pass_)
+        whole = made._step
+        made._step = lambda module, job, dtype: called.append(dtype) or whole(module, job, dtype)
+        return made.run(job), called, heard
+
+    first, called, heard = run()
+    assert called == [None] + 10 * [torch.float64]
+    assert heard == [(number, 10) for number in range(10)]
+    again, called, heard = run()
+    assert (called, heard) == ([None], [])
     assert again[1] == (*first[1], "bound from the cache")
+    assert list(again[0]) == list(first[0])
     assert all(np.array_equal(again[0][name], array) for name, array in first[0].items())
-    assert end - middle < (middle - start) / 2
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_pipeline_s_own_process_loads_no_framework():
+    """What travels is NumPy's and Python's: torch.__version__ alone would bring all of torch along."""
+    program = f"""
+import contextlib, sys
+from parity.cli import main
+with contextlib.suppress(SystemExit):
+    main(["run", "--pair", {PAIR!r}, "--device", "cpu", "--quiet"])
+print(sorted({{name.split(".")[0] for name in sys.modules}} & {{"torch", "jax", "jaxlib", "flax"}}))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "passed" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == "[]"
