@@ -26,16 +26,9 @@ WIDTH = 16
 BLOCK = Config(bias_width=8)
 BOTH_WAYS = dataclasses.replace(BLOCK, causal=False, flash=True)
 UNET = Config(
-    channels=2,
-    widths=(6, 10),
-    attends=(False, True),
-    heads=2,
-    head_dim=8,
-    bias_width=8,
-    memory=3,
-    time_width=8,
+    channels=2, widths=(6, 10), attends=(False, False), heads=2, head_dim=8, bias_width=8, memory=3, time_width=8
 )
-UNET_BOTH_WAYS = dataclasses.replace(UNET, causal=False, memory=0, feed_forward=0)
+UNET_BOTH_WAYS = dataclasses.replace(UNET, attends=(False, True), causal=False, memory=0, feed_forward=0)
 DTYPES = ("float32", "bfloat16")
 
 
@@ -57,14 +50,15 @@ def torch_unet(config: Config) -> Callable[[], nn.Module]:
 
 
 def flax_block(config: Config, *, fault: str = "", **options: Any) -> Callable[[], nnx.Module]:
-    return lambda: planted(flax_model.SpaceTimeBlock(WIDTH, config, Options(**options), nnx.Rngs(0)), fault)
+    return lambda: made(lambda: flax_model.SpaceTimeBlock(WIDTH, config, Options(**options), nnx.Rngs(0)), fault)
 
 
 def flax_unet(config: Config, *, fault: str = "", **options: Any) -> Callable[[], nnx.Module]:
-    return lambda: planted(flax_model.UNet(config, Options(**options), rngs=nnx.Rngs(0)), fault)
+    return lambda: made(lambda: flax_model.UNet(config, Options(**options), rngs=nnx.Rngs(0)), fault)
 
 
-def planted(model: nnx.Module, fault: str) -> nnx.Module:
+def made(make: Callable[[], nnx.Module], fault: str) -> nnx.Module:
+    model = flax_model.blank(make)  # the weights will be torch's
     if fault:
         FAULTS[fault](model)
     return model

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange, repeat
 from flax import nnx
 
 from attend_jax import Attend
 
 from .config import Config
+
+Module = TypeVar("Module", bound=nnx.Module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,3 +285,13 @@ class UNet(nnx.Module):
                 x = rearrange(self.grow[n - 1](x), "b f h w (p q c) -> b f (h p) (w q) c", p=2, q=2)
         x = self.leave(nnx.silu(self.norm(x)), video=video)
         return rearrange(x, "b f h w c -> b c f h w") if video else rearrange(x, "b 1 h w c -> b c h w")
+
+
+def blank(make: Callable[[], Module]) -> Module:
+    """The module with zeros for its weights, for those that come from elsewhere: nothing is drawn, nothing compiled.
+
+    >>> blank(lambda: UNet(Config(), rngs=nnx.Rngs(0))).norm.scale.shape
+    (16,)
+    """
+    graph, weights = nnx.split(nnx.eval_shape(make))
+    return nnx.merge(graph, jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), weights))
