@@ -74,3 +74,53 @@ class Config:
                 f"height and width are halved {len(self.widths) - 1} times, once between two of the widths "
                 f"{self.widths}: both must be multiples of {halved}; got {shape[-2]} and {shape[-1]}"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How it is trained: AdamW with a linear warm-up, gradients clipped by their global norm.
+
+    Args:
+      steps, batch, frames, size: that many steps, each on `batch` videos of `frames` frames of `size` x `size` pixels.
+      rate: of learning, reached after `warm_up` steps.
+      betas, epsilon, decay: AdamW's. optax and torch differ in what they take the decay to be where nobody says.
+      clip: the largest global norm.
+      early: that many of the first steps must agree to rounding.
+
+    Raises:
+      ValueError: the numbers cannot work: which, and why.
+
+    >>> [round(Recipe(rate=0.1, warm_up=4).rate_at(step), 3) for step in range(6)]
+    [0.025, 0.05, 0.075, 0.1, 0.1, 0.1]
+    """
+
+    steps: int = 300
+    batch: int = 4
+    frames: int = 5
+    size: int = 16
+    rate: float = 2e-3
+    warm_up: int = 20
+    betas: tuple[float, float] = (0.9, 0.99)
+    epsilon: float = 1e-8
+    decay: float = 1e-2
+    clip: float = 1.0
+    early: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "frames", "warm_up", "early"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}")
+        if self.size < 4:
+            raise ValueError(f"`size` must be at least 4 pixels, for a shape to move in; got {self.size}")
+        if self.early > self.steps:
+            raise ValueError(
+                f"the first {self.early} steps are to agree to rounding, so `steps` must be {self.early} or more; "
+                f"got {self.steps}"
+            )
+
+    def rate_at(self, step: int) -> float:
+        return self.rate * min(1.0, (step + 1) / self.warm_up)
+
+    def check(self, config: Config) -> None:
+        """Raises ValueError where the model cannot take these videos."""
+        config.check_shape((self.batch, config.channels, self.frames, self.size, self.size))

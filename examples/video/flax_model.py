@@ -66,8 +66,9 @@ class SpaceTimeConv(nnx.Module):
         self.space = nnx.Conv(width_in, width, (size, size), padding=size // 2, **options.dtypes, rngs=rngs)
         before, after = (2, 0) if causal else (1, 1)
         self.time = nnx.Conv(
-            width, width, (3, 1), padding=((before, after), (0, 0)), kernel_init=dirac, **options.dtypes, rngs=rngs
-        )
+            width, width, (3, 1), padding=((before, after), (0, 0)), kernel_init=identity(before), **options.dtypes,
+            rngs=rngs,
+        )  # fmt: skip
 
     def __call__(self, x: jax.Array, *, video: bool) -> jax.Array:
         batch, height = x.shape[0], x.shape[2]
@@ -80,9 +81,13 @@ class SpaceTimeConv(nnx.Module):
         return rearrange(x, "b f (h w) c -> b f h w c", h=height)
 
 
-def dirac(_: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32, **__: Any) -> jax.Array:
-    """The kernel (frames, 1, channels, channels) that is the identity."""
-    return jnp.zeros(shape, dtype).at[shape[0] // 2, 0].set(jnp.eye(shape[2], dtype=dtype))
+def identity(frame: int) -> nnx.Initializer:
+    """A kernel (frames, 1, channels, channels) that passes on one of its frames."""
+
+    def init(_: jax.Array, shape: tuple[int, ...], dtype: Any, *__: Any) -> jax.Array:
+        return jnp.zeros(shape, dtype).at[frame, 0].set(jnp.eye(shape[2], dtype=dtype))
+
+    return init
 
 
 class PositionBias(nnx.Module):

@@ -35,10 +35,10 @@ class SpaceTimeConv(nn.Module):
     def __init__(self, width_in: int, width: int, size: int, *, causal: bool) -> None:
         super().__init__()
         self.space = Conv(width_in, width, (size, size), padding=size // 2)
-        self.time = Conv(width, width, (3, 1))
-        nn.init.dirac_(self.time.weight)
-        nn.init.zeros_(self.time.bias)
         self.before, self.after = (2, 0) if causal else (1, 1)
+        self.time = Conv(width, width, (3, 1))
+        nn.init.zeros_(self.time.weight).data[:, :, self.before, 0] = torch.eye(width)
+        nn.init.zeros_(self.time.bias)
 
     def forward(self, x: torch.Tensor, *, video: bool) -> torch.Tensor:
         batch, height = x.shape[0], x.shape[2]
