@@ -6,24 +6,40 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+import attend_jax
+import attend_torch
+
 LOSSES = "losses"
+# What decides the numbers of a training, beside its settings.
+FILES = ("config", "data", "faults", "flax_model", "flax_train", "torch_model", "torch_train")
+PACKAGES = ("jax", "flax", "optax", "torch", "numpy")
+
+
+def _source() -> str:
+    """What was imported, in short: no run goes on from what another version has left."""
+    found = hashlib.sha256(" ".join(map(version, PACKAGES)).encode())
+    paths = [Path(__file__).with_name(f"{name}.py") for name in FILES]
+    for package in (attend_jax, attend_torch):
+        paths += sorted(Path(package.__file__).parent.rglob("*.py"))
+    for path in paths:
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+SOURCE = _source()
 
 
 def file_for(folder: Path, name: str, settings: Mapping[str, Any]) -> Path:
-    """The file of a run: other settings, or another version of this example's source, and it is another file.
-
-    So no checkpoint is taken up by a run that it does not belong to.
-    """
-    about = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        about.update(source.read_bytes())
-    return folder / f"{name}-{about.hexdigest()[:10]}.safetensors"
+    """The file of a run, another one for other settings or another version of the source."""
+    about = hashlib.sha256((SOURCE + json.dumps(settings, sort_keys=True, default=str)).encode()).hexdigest()
+    return folder / f"{name}-{about[:10]}.safetensors"
 
 
 def save(path: Path, arrays: Mapping[str, np.ndarray], losses: list[float]) -> None:

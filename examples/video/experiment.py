@@ -81,7 +81,7 @@ class Experiment:
 
         `done` is told how many steps have been taken. The losses are those before each step's update.
         """
-        settings = {"config": self.config, "recipe": self.recipe, "seed": self.seed, "torch": torch.__version__}
+        settings = {"config": self.config, "recipe": self.recipe, "seed": self.seed}
         path = checkpoint.file_for(folder, run.name, settings)
         training, losses = run.make(), list[float]()
         if (found := checkpoint.load(path)) is not None:

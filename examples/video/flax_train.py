@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from .flax_model import Options, UNet, blank
 PLAIN = Options()
 
 
+@cache  # the same object for the same recipe, so that a second training is not compiled again
 def optimiser(recipe: Recipe) -> optax.GradientTransformation:
     """`torch.optim.AdamW` after `clip_grad_norm_`, with every number said: the defaults of optax are others."""
     first, last, steps = recipe.rate_at(0), recipe.rate, recipe.warm_up - 1

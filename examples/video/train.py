@@ -26,9 +26,11 @@ from .picture import draw
 from .sampling import sample
 from .verdict import judge
 
+app = typer.Typer(add_completion=False)
 COMPILING = 15  # seconds, the Flax step's, on a core like that of the estimate
 
 
+@app.command()
 def main(
     steps: Annotated[int, typer.Option(help="of each whole training")] = Recipe.steps,
     batch: Annotated[int, typer.Option(help="videos a step")] = Recipe.batch,
@@ -99,4 +101,4 @@ def _estimate(experiment: Experiment) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()
