@@ -46,7 +46,8 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], losses: list[float]) -> N
     """Whole or not at all: an interruption leaves the checkpoint before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # Not ascontiguousarray, which gives a scalar an axis: the Flax step would be compiled anew, and round otherwise.
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     save_file({**whole, LOSSES: np.asarray(losses, np.float64)}, unfinished)
     os.replace(unfinished, path)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -231,12 +230,13 @@ class Level(nnx.Module):
         x = self.residual(x, timestep, video=video)
         if self.scan and len(self.blocks) > 1:
             return self.scanned(x, video=video)
+
+        def run(block: SpaceTimeBlock, x: jax.Array) -> jax.Array:
+            return block(x, video=video)
+
+        run = nnx.remat(run) if self.remat else run
         for block in self.blocks:
-            x = (
-                nnx.remat(partial(SpaceTimeBlock.__call__, video=video))(block, x)
-                if self.remat
-                else block(x, video=video)
-            )
+            x = run(block, x)
         return x
 
     def scanned(self, x: jax.Array, *, video: bool) -> jax.Array:

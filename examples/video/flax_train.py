@@ -37,7 +37,7 @@ def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
     def update(
         gradients: optax.Updates, state: optax.OptState, _: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
-        factor = jnp.minimum(1.0, largest / (optax.global_norm(gradients) + 1e-6))
+        factor = jnp.minimum(1.0, largest / (optax.tree.norm(gradients) + 1e-6))
         return jax.tree.map(lambda gradient: gradient * factor, gradients), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
