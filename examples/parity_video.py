@@ -28,8 +28,13 @@ BOTH_WAYS = dataclasses.replace(BLOCK, causal=False, flash=True)
 UNET = Config(
     channels=2, widths=(6, 10), attends=(False, False), heads=2, head_dim=8, bias_width=8, memory=3, time_width=8
 )
+UNET_SMALL = dataclasses.replace(UNET, widths=(8,), attends=(False,))
 UNET_BOTH_WAYS = dataclasses.replace(UNET, attends=(False, True), causal=False, memory=0, feed_forward=0)
-DTYPES = ("float32", "bfloat16")
+# The gradients of a bias' rows add up to nothing, and what is left of their sum in 16 bits is no measure.
+UNTOLD: dict[str, Any] = {
+    "differs": ["16 bits do not tell the gradients of the position biases' weights: float32 judges them"],
+    "ignore": ["d(*_bias.*)"],
+}
 
 
 def awake(model: nn.Module) -> nn.Module:
@@ -79,7 +84,6 @@ block = Pair(
     flax_call=as_video,
     inputs={"x": Input(f"b f h w {WIDTH}")},
     sizes={"b": 2, "f": 3, "h": 4, "w": 3},
-    dtypes=DTYPES,
     honest={"in blocks": flax_block(BOTH_WAYS, implementation="blockwise")},
     wrong={name: flax_block(BOTH_WAYS, fault=name) for name in ("bias-gradient", "bias-mirrored", "epsilon")},
 )
@@ -90,7 +94,6 @@ block_causal = Pair(
     flax_call=as_video,
     inputs={"x": Input(f"b f h w {WIDTH}")},
     sizes={"b": 2, "f": 5, "h": 3, "w": 2},
-    dtypes=DTYPES,
     honest={"in blocks": flax_block(BLOCK, implementation="blockwise")},
     wrong={name: flax_block(BLOCK, fault=name) for name in FAULTS},
 )
@@ -101,7 +104,6 @@ block_image = Pair(
     flax_call=as_image,
     inputs={"x": Input(f"b 1 h w {WIDTH}")},
     sizes={"b": 2, "h": 3, "w": 5},
-    dtypes=DTYPES,
     wrong={"bias-gradient": flax_block(BLOCK, fault="bias-gradient")},
 )
 unet = Pair(
@@ -109,7 +111,6 @@ unet = Pair(
     flax=flax_unet(UNET_BOTH_WAYS),
     inputs={"x": Input("b 2 f h w"), "timestep": Input("b", range=(0, 1))},
     sizes={"b": 2, "f": 3, "h": 4, "w": 6},
-    dtypes=DTYPES,
     wrong={"bias-gradient": flax_unet(UNET_BOTH_WAYS, fault="bias-gradient")},
 )
 unet_causal = Pair(
@@ -117,7 +118,6 @@ unet_causal = Pair(
     flax=flax_unet(dataclasses.replace(UNET, depth=2)),
     inputs={"x": Input("b 2 f h w"), "timestep": Input("b", range=(0, 1))},
     sizes={"b": 2, "f": 5, "h": 4, "w": 2},
-    dtypes=DTYPES,
     honest={"a scan of rematerialised blocks": flax_unet(dataclasses.replace(UNET, depth=2), remat=True, scan=True)},
     wrong={name: flax_unet(dataclasses.replace(UNET, depth=2), fault=name) for name in FAULTS},
 )
@@ -126,5 +126,22 @@ unet_image = Pair(
     flax=flax_unet(UNET),
     inputs={"x": Input("b 2 h w"), "timestep": Input("b", range=(0, 1))},
     sizes={"b": 2, "h": 4, "w": 6},
-    dtypes=DTYPES,
+)
+block_16bit = Pair(
+    torch=torch_block(BLOCK),
+    flax=flax_block(BLOCK),
+    torch_call=as_video,
+    flax_call=as_video,
+    inputs={"x": Input(f"b f h w {WIDTH}")},
+    sizes={"b": 1, "f": 5, "h": 2, "w": 2},
+    dtypes=("bfloat16",),
+    **UNTOLD,
+)
+unet_16bit = Pair(
+    torch=torch_unet(UNET_SMALL),
+    flax=flax_unet(UNET_SMALL),
+    inputs={"x": Input("b 2 f h w"), "timestep": Input("b", range=(0, 0.05), differentiate=False)},
+    sizes={"b": 1, "f": 3, "h": 2, "w": 3},
+    dtypes=("bfloat16",),
+    **UNTOLD,
 )

@@ -50,7 +50,7 @@ def test_a_wrong_port_fails_in_the_first_steps(curves, folder, fault):
     assert "above 1 from step" in verdict.words
 
 
-@pytest.mark.parametrize("name", ["torch", "flax", "nudged-1"])
+@pytest.mark.parametrize("name", ["torch", "flax"])
 def test_an_interrupted_run_goes_on_with_the_same_curve(curves, tmp_path, name):
     (run,) = (run for run in RIGHT.runs if run.name == name)
     taken = []
