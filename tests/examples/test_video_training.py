@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from examples.video.config import Config, Recipe
@@ -19,6 +20,15 @@ from examples.video.verdict import judge
 TINY = Config(widths=(4,), attends=(False,), heads=2, head_dim=4, bias_width=4, memory=3, time_width=4, feed_forward=0)
 SHORT = Recipe(steps=9, batch=2, frames=3, size=4, rate=2e-2, warm_up=2, early=7)
 RIGHT = Experiment(TINY, SHORT)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the script has it: models so small wait for threads more than they gain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
