@@ -1,0 +1,76 @@
+"""Time a step of the training: jitted Flax against torch, eager and compiled, interleaved.
+
+python -m examples.video.bench [--compile]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+import torch
+import typer
+
+import parity
+
+from .config import Config, Recipe
+from .data import Batch
+from .experiment import Experiment
+from .flax_train import FlaxTraining
+from .torch_train import TorchTraining
+
+Step = Callable[[Batch], float]
+PAUSE = 0.02  # seconds between two samples, in which the threads of the one before go to sleep
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="samples of each, one a round in a new order")] = 40,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile too, which takes minutes to compile")
+    ] = False,
+) -> None:
+    """Print the median step of each side, and the median over rounds of torch's time divided by Flax's."""
+    config, recipe = Config(), Recipe()
+    torch.set_num_threads(os.cpu_count() or 1)  # JAX takes all as well
+    took = interleaved(contenders(config, recipe, compiled=compiled), Experiment(config, recipe), rounds)
+    for name, seconds in took.items():
+        middle, least = 1e3 * np.median(seconds), 1e3 * np.min(seconds)
+        ratio = np.median(seconds / took["flax, jitted"])
+        print(f"{name:15} median {middle:7.1f} ms  least {least:7.1f} ms  / flax {ratio:.2f}")
+    print(f"{torch.get_num_threads()} threads, {rounds} rounds")
+
+
+def contenders(config: Config, recipe: Recipe, *, compiled: bool) -> dict[str, Step]:
+    """Each side's step, by name, from the same weights."""
+    eager, flax = TorchTraining(config, recipe, 0), FlaxTraining(config, recipe)
+    parity.transfer(eager.model, flax.model)
+    fused = TorchTraining(dataclasses.replace(config, flash=True), recipe, 0)
+    sides: dict[str, Step] = {"flax, jitted": flax.step, "torch, eager": eager.step, "torch, fused": fused.step}
+    if compiled:
+        sides["torch, compiled"] = TorchTraining(config, recipe, 0, compiled=True).step
+    return sides
+
+
+def interleaved(sides: dict[str, Step], experiment: Experiment, rounds: int) -> dict[str, np.ndarray]:
+    """Seconds (rounds,) of each side's step, after one that warms up."""
+    took: dict[str, list[float]] = {name: [] for name in sides}
+    order, rng = list(sides), np.random.default_rng(0)
+    for step in range(rounds + 1):
+        batch = experiment.batch(step)
+        rng.shuffle(order)
+        for name in order:
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            sides[name](batch)
+            took[name].append(time.perf_counter() - start)
+    return {name: np.asarray(seconds[1:]) for name, seconds in took.items()}
+
+
+if __name__ == "__main__":
+    typer.run(main)
