@@ -48,6 +48,18 @@ def row(
     print(f"{name:24}{terms:8}", *errors)
 
 
+def of_a_bias(terms: int, features: int, draw: np.random.Generator) -> None:
+    """XLA's gradient of a bias in bfloat16, which it adds up in bfloat16: as far off as blocks of how many terms?"""
+    numbers = draw.standard_normal((terms, features)).astype(jax.numpy.bfloat16)
+    wide = numbers.astype(np.float64)
+    truth = wide.sum(0)
+    actual = jax.jit(jax.linear_transpose(lambda bias: jax.numpy.broadcast_to(bias, wide.shape), numbers[0]))(numbers)
+    error = np.asarray(actual[0]).astype(np.float64) - truth
+    one = 2.0**-8 * np.sqrt(0.18 * terms * (truth**2 / 3 + (wide**2).sum(0) / 6))
+    ratio = np.sqrt(np.mean(error**2) / np.mean(one**2))
+    print(f"{'bias gradient, bfloat16':24}{terms:8} {'':17} {ratio:17.2f}   as of {ratio**2 * terms:.0f} terms")
+
+
 def main() -> None:
     draw = np.random.default_rng(0)
 
@@ -62,6 +74,8 @@ def main() -> None:
         row("gradient of a kernel", batch * height * width, inputs, of_kernel, of_kernel_in_jax)
     for terms in (24, 120, 1000, 30000):
         row("sum over rows", terms, [normal(terms, 512)], over_rows, over_rows)
+    for terms in (24, 120, 1000, 30000):
+        of_a_bias(terms, 256, draw)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from parity.montecarlo.noise import Noise, Rule, is_real, tensors
-from parity.montecarlo.sums import one_by_one, terms_of
+from parity.montecarlo.sums import accumulator, one_by_one
 
 # float32's squares neither overflow nor vanish between these.
 SQUARES = (1e-12, 1e15)
@@ -109,7 +109,8 @@ def linear(*places: int, terms: str = "") -> Rule:
                 contracted = square.abs().sqrt().to(torch.float32).mul_(noise.rounding.unit)
                 contracted.masked_fill_(~torch.isfinite(contracted), 0.0)
                 own = torch.hypot(contracted, noise.rounded(result))
-                noise.put(result, torch.maximum(own, one_by_one(noise, result, square, terms_of(func, noisy, number))))
+                one = one_by_one(result, square, *accumulator(noise, func, noisy, number))
+                noise.put(result, torch.maximum(own, one))
         return results
 
     return rule

@@ -1,5 +1,6 @@
 """Sums with one accumulator: how many terms there are, and that such a sum is within its spread."""
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -59,3 +60,35 @@ def test_one_accumulator_is_within_the_spread(monkeypatch):
     assert errors_of_one_accumulator().max() < 1
     monkeypatch.setattr(sums, "VARIANCE", 0.0)
     assert errors_of_one_accumulator().max() > 1
+
+
+def errors_of_a_bias_gradient(terms=1000, features=256):
+    """error / (6 * spread) of XLA's gradient of a bias in bfloat16, which it adds up in bfloat16."""
+    numbers = np.random.default_rng(0).standard_normal((terms, features)).astype(jax.numpy.bfloat16)
+    x = torch.tensor(numbers.astype(np.float64))
+    truth = {"dbias": x.sum(0).numpy()}
+    width = spread(lambda: {"dbias": x.sum(0)}, truth, Rounding.of("bfloat16")).results["dbias"]
+    actual = jax.jit(jax.linear_transpose(lambda bias: jax.numpy.broadcast_to(bias, numbers.shape), numbers[0]))(
+        numbers
+    )
+    return np.abs(np.asarray(actual[0]).astype(np.float64) - truth["dbias"]) / (6 * width)
+
+
+def test_a_bias_gradient_in_16_bits_is_within_the_spread_and_not_without_its_blocks(monkeypatch):
+    assert errors_of_a_bias_gradient().max() < 1
+    monkeypatch.setattr(sums, "BLOCK", 1)
+    assert errors_of_a_bias_gradient().max() > 1
+
+
+def test_only_sums_that_undo_a_broadcast_are_added_up_in_16_bits():
+    class Bfloat16:
+        rounding = Rounding.of("bfloat16")
+
+    def units(op, *args):
+        return sums.accumulator(Bfloat16(), op, args, 0)
+
+    assert units(ATEN.sum.dim_IntList, ones(3, 5, 7), [0, 1]) == (2.0**-8, 15)
+    assert units(ATEN.sum.dim_IntList, ones(5000, 7), [0]) == (2.0**-8, 1024)
+    assert units(ATEN.sum.dim_IntList, ones(3, 5, 7), [1, 2]) == (2.0**-24, 35)
+    assert units(ATEN.sum.default, ones(3, 5)) == (2.0**-24, 15)
+    assert units(ATEN.mm.default, ones(3, 5), ones(5, 7)) == (2.0**-24, 5)
