@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install parity pairs mutate-pairs test check docs format mutate release-check test-lowest clean
+.PHONY: install parity pairs example mutate-pairs test check docs format mutate release-check test-lowest clean
 .DEFAULT_GOAL := parity
 
 install: .venv/.installed
@@ -26,6 +26,10 @@ pairs: install
 
 mutate-pairs: install
 	$(BIN)/parity mutate $(PAIRS) --json docs/evidence/cpu/mutate-pairs.json
+
+# The video model trained in both frameworks: results/video/curves-right.png; docs/video.md.
+example: install
+	$(BIN)/python -m examples.video.train
 
 test: install
 	$(BIN)/python -m pytest -n auto
