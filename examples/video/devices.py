@@ -108,10 +108,12 @@ def check(parts: Parts, experiment: Experiment, processes: int, devices: int) ->
     ):
         if size % parts.get(name, 1):
             raise ValueError(f"{name}={parts[name]} must divide {what}; got {size}")
-    if parts.get("frames", 1) > 1 and parts.get("pixels", 1) > 1:
+    beside = [name for name in ("heads", "frames", "pixels") if parts.get(name, 1) > 1]
+    if len(beside) > 1:
+        # Of what is cut in space and held twice along another axis; tests/examples/test_video_devices.py has it bare.
         raise ValueError(
-            f"frames and pixels cannot both be cut; got {said}. XLA (jax 0.10.2) then gets the gradients of the "
-            "convolutions' kernels wrong, see docs/video.md; cut one of them, with data or heads"
+            f"only one of heads, frames and pixels can be cut beside data; got {said}. XLA (jax 0.10.2) would double "
+            "gradients of the convolutions between the attentions, see docs/video.md"
         )
 
 
