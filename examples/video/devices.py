@@ -175,7 +175,7 @@ def launch(stage: Stage) -> None:
       RuntimeError: one of them failed: what it said. The others, which would wait for it, are ended.
     """
     command = [sys.executable, "-m", "examples.video.mesh_train", json.dumps(dataclasses.asdict(stage))]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": Path(__file__).parents[2]}
     runs = [subprocess.Popen([*command, str(number)], **options) for number in range(stage.processes)]
     try:
         for number, run in enumerate(runs):

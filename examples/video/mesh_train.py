@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -54,12 +54,20 @@ class MeshTraining(FlaxTraining):
 
     Args:
       parts: for each axis of `AXES`, in how many parts it is cut; 1 where it is not named.
+
+    Raises:
+      ValueError: there are fewer devices than that.
     """
 
     def __init__(self, config: Config, recipe: Recipe, parts: Mapping[str, int]) -> None:
         super().__init__(config, recipe)
-        sizes = tuple(parts.get(axis, 1) for axis in AXES)
-        self.mesh = jax.make_mesh(sizes, AXES, (AxisType.Auto,) * len(AXES), devices=jax.devices()[: np.prod(sizes)])
+        sizes, there = tuple(parts.get(axis, 1) for axis in AXES), jax.devices()
+        if (needed := math.prod(sizes)) > len(there):
+            raise ValueError(
+                f"the mesh needs {needed} devices; JAX has {len(there)} {there[0].platform} devices in "
+                f"{jax.process_count()} process(es)"
+            )
+        self.mesh = jax.make_mesh(sizes, AXES, (AxisType.Auto,) * len(AXES), devices=there[:needed])
         for path, module in nnx.iter_modules(self.model):
             if isinstance(module, Attend):
                 module.sharding = NamedSharding(self.mesh, ATTENTION[path[-2]])
