@@ -7,6 +7,7 @@ python -m examples.video.devices --mesh data=8 --then pixels=2    # saved by eig
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +45,9 @@ def main(
     mesh: Annotated[str, typer.Option(help=f"devices along each axis, as data=2,heads=4; of {', '.join(AXES)}")],
     then: Annotated[str, typer.Option(help="half-way through, save by Orbax and go on with this mesh")] = "",
     processes: Annotated[int, typer.Option(help="that share the devices, under jax.distributed")] = 1,
-    devices: Annotated[int, typer.Option(help="that there are, all processes together: the CPU is made into them")] = 8,
+    devices: Annotated[
+        int, typer.Option(help="the most there are, in all processes; the CPU is made into what the mesh has")
+    ] = 8,
     steps: Annotated[int, typer.Option(help="of the training")] = 20,
     batch: Annotated[int, typer.Option(help="videos a step")] = 8,
     frames: Annotated[int, typer.Option(help="of a video")] = 8,
@@ -175,17 +179,24 @@ def launch(stage: Stage) -> None:
       RuntimeError: one of them failed: what it said. The others, which would wait for it, are ended.
     """
     command = [sys.executable, "-m", "examples.video.mesh_train", json.dumps(dataclasses.asdict(stage))]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": Path(__file__).parents[2]}
-    runs = [subprocess.Popen([*command, str(number)], **options) for number in range(stage.processes)]
-    try:
-        for number, run in enumerate(runs):
-            said, _ = run.communicate()
-            if run.returncode:
-                raise RuntimeError(f"process {number} of {stage.processes} failed:\n{said}")
-    finally:
-        for run in runs:
-            run.kill()
-            run.wait()
+    root = Path(__file__).parents[2]
+    with contextlib.ExitStack() as stack:
+        said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(stage.processes)]
+        runs = [
+            subprocess.Popen([*command, str(number)], stdout=words, stderr=subprocess.STDOUT, cwd=root)
+            for number, words in enumerate(said)
+        ]
+        try:
+            while any(run.poll() is None for run in runs) and not any(run.poll() for run in runs):
+                time.sleep(0.1)
+            for number, (run, words) in enumerate(zip(runs, said, strict=True)):
+                if run.poll():
+                    words.seek(0)
+                    raise RuntimeError(f"process {number} of {stage.processes} failed:\n{words.read()}")
+        finally:
+            for run in runs:
+                run.kill()
+                run.wait()
 
 
 def free_port() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +14,9 @@ from typer.testing import CliRunner
 
 from attend_jax import ring
 from examples.video.config import Config, Recipe
-from examples.video.devices import app, check, parts_of, train
+from examples.video.devices import app, check, launch, parts_of, train
 from examples.video.experiment import Experiment
-from examples.video.mesh_train import MeshTraining
+from examples.video.mesh_train import MeshTraining, Stage
 from examples.video.verdict import judge
 
 TINY = Config(
@@ -80,6 +82,15 @@ def test_two_processes_have_the_curve_of_one_device(curves):
     passed(curves, train(RIGHT, [{"pixels": 2}], processes=2))
 
 
+def test_a_process_that_fails_says_why():
+    nothing = dict.fromkeys(("seed", "port", "first", "last", "start", "end", "losses"))
+    stage = Stage(
+        dataclasses.asdict(TINY), dataclasses.asdict(SHORT), parts={"data": 4}, processes=1, devices=2, **nothing
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match=r"(?s)process 0 of 1 failed:.* the mesh needs 4 devices; JAX has 2 cpu"):
+        launch(stage)
+
+
 @pytest.mark.many_devices
 def test_heads_are_cut_in_weights_and_optimiser(start):
     training = MeshTraining(TINY, SHORT, parts_of("data=2,heads=4"))
@@ -118,11 +129,6 @@ def test_what_cannot_be_cut_is_refused_before_anything_runs(words, reason, optio
     assert result.exit_code == 2
     assert reason in result.output
     assert not (tmp_path / "out").exists()
-
-
-def test_fewer_devices_than_the_mesh_has():
-    with pytest.raises(ValueError, match="the mesh needs 16 devices; JAX has 8 cpu devices in 1 process"):
-        MeshTraining(TINY, SHORT, {"data": 16})
 
 
 @pytest.mark.parametrize("processes", [0, 3])
