@@ -52,7 +52,7 @@ def main(
     batch: Annotated[int, typer.Option(help="videos a step")] = 8,
     frames: Annotated[int, typer.Option(help="of a video")] = 8,
     size: Annotated[int, typer.Option(help="height and width of a video")] = 8,
-    memory: Annotated[int, typer.Option(help="keys before the frames: with them a ring over the frames is cut")] = 4,
+    memory: Annotated[int, typer.Option(help="keys before the frames, which go round a ring with them")] = 4,
     seed: Annotated[int, typer.Option(help="of weights, videos and noise")] = 0,
     out: Annotated[Path, typer.Option(help="a folder for the references' checkpoints")] = Path("results/video"),
 ) -> None:
