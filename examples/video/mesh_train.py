@@ -120,8 +120,8 @@ class MeshTraining(FlaxTraining):
 def spec_of(path: tuple[Any, ...]) -> PartitionSpec:
     """How a weight, or what the optimiser keeps of it, is cut.
 
-    >>> spec_of(("middle", "blocks", 0, "time", "query", "kernel"))
-    PartitionSpec(None, 'heads')
+    >>> tuple(spec_of(("middle", "blocks", 0, "time", "query", "kernel")))
+    (None, 'heads')
     """
     for end, spec in WEIGHTS.items():
         if path[-len(end) :] == end:
