@@ -100,7 +100,9 @@ class Experiment:
 
     def _flax(self) -> Training:
         theirs, ours = self._torch()(), FlaxTraining(self.config, self.recipe)
-        parity.transfer(theirs.model, ours.model)
+        # Of the same shape on both sides; said, because two of its axes may be equal and could change places.
+        memory = [(f"**.{name}", f"**.{name}", "reshape") for name in ("memory_key", "memory_value")]
+        parity.transfer(theirs.model, ours.model, rules=memory if self.config.memory else ())
         if self.fault:
             FAULTS[self.fault](ours.model)
         return ours
