@@ -10,10 +10,7 @@ import numpy as np
 
 from parity.criterion import ARITHMETIC_FACTOR, DEPARTURE_FACTOR, REFERENCE_FACTOR, Expectation
 from parity.picture import Picture, draw
-from parity.tensors import dtype_of
-
-# Elements of a block: ten arrays of them in float64 fit a core's own cache.
-BLOCK = 1 << 15
+from parity.tensors import AT_ONCE, dtype_of
 
 Index = tuple[int, ...]
 
@@ -148,7 +145,7 @@ def _candidate(expected: Expectation, own: np.ndarray, candidate: np.ndarray) ->
 
 def _blocks(array: np.ndarray) -> Iterator[slice]:
     """Along the first axis."""
-    rows = max(1, BLOCK * array.shape[0] // array.size)
+    rows = max(1, AT_ONCE * array.shape[0] // array.size)
     for start in range(0, array.shape[0], rows):
         yield slice(start, start + rows)
 

@@ -8,7 +8,7 @@ import math
 import ml_dtypes
 import numpy as np
 
-from parity.tensors import dtype_of
+from parity.tensors import AT_ONCE, dtype_of
 
 # At most so many blocks along each side of the grid.
 BLOCKS = 24
@@ -17,7 +17,6 @@ BLOCKS = 24
 _BOUND = ord("i")
 # Errors below 1/16 ulp share a bin, as do those above 2^30 ulps.
 _FINEST, _COARSEST = -4, 30
-_AT_ONCE = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +78,10 @@ def _histogram(error: np.ndarray, truth: np.ndarray, dtype: str) -> tuple[tuple[
     kind, exact, bad = ml_dtypes.finfo(dtype), 0, 0
     counts = np.zeros(_COARSEST - _FINEST + 1, np.int64)
     error, truth = error.reshape(-1), truth.reshape(-1)
-    for start in range(0, error.size, _AT_ONCE):
-        part = error[start : start + _AT_ONCE]
+    for start in range(0, error.size, AT_ONCE):
+        part = error[start : start + AT_ONCE]
         with np.errstate(over="ignore"):
-            right = truth[start : start + _AT_ONCE].astype(dtype_of(dtype)).astype(np.float64)
+            right = truth[start : start + AT_ONCE].astype(dtype_of(dtype)).astype(np.float64)
         power, _ = _power(right)
         # One unit in the last place of a number m * 2^e with m in [1/2, 1) is 2^(e - 1 - nmant).
         place = np.maximum(power - 1, kind.minexp) - kind.nmant

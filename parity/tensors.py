@@ -13,6 +13,9 @@ import numpy as np
 
 from parity.cases import Case
 
+# Elements that are gone through at a time: ten arrays of them in float64 fit a core's own cache.
+AT_ONCE = 1 << 15
+
 Edit = Callable[[dict[str, np.ndarray], np.random.Generator], None]
 
 

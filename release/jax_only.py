@@ -5,6 +5,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+from alone import check_missing
 from flax import nnx
 
 import attend_jax
@@ -28,11 +29,5 @@ linen = attend_jax.linen.Attend(causal=True)
 assert jnp.array_equal(module(query, key, value), linen.apply({}, query, key, value)), "nnx and Linen differ"
 assert "runs" in str(attend_jax.explain(query, key, value))
 
-try:
-    import attend_torch
-except ModuleNotFoundError as error:
-    missing = error.name
-else:
-    missing = f"nothing: {attend_torch} was imported"
-assert missing == "torch", missing
+check_missing("attend_torch", "torch")
 print("attend_jax without torch:", sys.version.split()[0], "jax", jax.__version__)

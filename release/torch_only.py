@@ -4,6 +4,7 @@ import importlib.util
 import sys
 
 import torch
+from alone import check_missing
 
 import attend_torch
 
@@ -19,11 +20,5 @@ assert query_gradient.shape == query.shape
 module = attend_torch.Attend(dropout=0.1, causal=True).eval()
 torch.testing.assert_close(module(query, key, value), plain)
 
-try:
-    import attend_jax
-except ModuleNotFoundError as error:
-    missing = error.name
-else:
-    missing = f"nothing: {attend_jax} was imported"
-assert missing == "jax", missing
+check_missing("attend_jax", "jax")
 print("attend_torch without JAX:", sys.version.split()[0], "torch", torch.__version__)

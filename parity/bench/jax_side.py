@@ -124,40 +124,40 @@ def environment() -> dict[str, str]:
 
 @dataclasses.dataclass
 class Inputs:
-    """A row's arrays on the device, made in a layout when that is first asked for."""
+    """A row's arrays on the device, made in a layout when they are first asked for."""
 
     attention: Attention
     arrays: dict[str, np.ndarray]
-    made: dict[str, dict[str, jax.Array]]
-    copies: dict[str, list[dict[str, jax.Array]]]
+    made: dict[str, list[dict[str, jax.Array]]]
 
     def sets(self, layout: str, count: int) -> list[dict[str, jax.Array]]:
         """As many arrays of their own, so that no call finds its inputs in a cache or its result already computed."""
-        first = self.in_layout(layout)
-        more = self.copies.setdefault(layout, [])
-        while len(more) < count - 1:
-            more.append({name: jnp.copy(array) for name, array in first.items()})
-        return [first, *more]
-
-    def in_layout(self, layout: str) -> dict[str, jax.Array]:
-        if layout not in self.made:
-            self.made[layout] = {
-                name: jnp.asarray(array if layout == "bhnd" or name == "bias" else np.swapaxes(array, 1, 2))
-                for name, array in self.arrays.items()
-            }
-        return self.made[layout]
+        made = self.made.setdefault(layout, [])
+        if not made:
+            made.append(
+                {
+                    name: jnp.asarray(array if layout == "bhnd" or name == "bias" else np.swapaxes(array, 1, 2))
+                    for name, array in self.arrays.items()
+                }
+            )
+        while len(made) < count:
+            made.append({name: jnp.copy(array) for name, array in made[0].items()})
+        return made[:count]
 
 
 def inputs(attention: Attention, seed: int) -> Inputs:
-    return Inputs(attention, bench_inputs.make(attention, seed), {}, {})
+    return Inputs(attention, bench_inputs.make(attention, seed), {})
 
 
 def program(contender: str, attention: Attention, mode: str, given: Inputs) -> Program:
     """Compile one program: the output, or output and all gradients as jax.vjp has them."""
     entry = table()[contender]
     call = entry.build(attention)
-    arrays = given.in_layout(entry.contender.layout)
+    on_cpu = jax.default_backend() == "cpu"
+    together = TOGETHER["cpu" if on_cpu else "gpu"]
+    own = given.sets(entry.contender.layout, together)
     names = bench_inputs.names(attention)
+    sets = [({name: arrays[name] for name in names}, arrays["cotangent_output"]) for arrays in own]
 
     def output(differentiated: dict[str, jax.Array]) -> jax.Array:
         bias = differentiated.get("bias")
@@ -170,27 +170,22 @@ def program(contender: str, attention: Attention, mode: str, given: Inputs) -> P
         (gradients,) = vjp(cotangent)
         return {"output": out} | {"d" + name: gradient for name, gradient in gradients.items()}
 
-    runs, note = _explained(entry, attention, arrays)
-    on_cpu = jax.default_backend() == "cpu"
+    runs, note = _explained(entry, attention, own[0])
     if on_cpu and (entry.contender.quadratic or runs == "einsum"):
         memory.check_scores(attention, mode)
-    arguments = {name: arrays[name] for name in names}, arrays["cotangent_output"]
-    compiled = jax.jit(step).lower(*arguments).compile()
+    compiled = jax.jit(step).lower(*sets[0]).compile()
     temporaries = int(compiled.memory_analysis().temp_size_in_bytes)  # type: ignore[union-attr]
     if on_cpu:
         memory.check(temporaries)
 
     def run() -> dict[str, jax.Array]:
-        return compiled(*arguments)
+        return compiled(*sets[0])
 
     def all_of(sets: list[Any]) -> list[dict[str, jax.Array]]:
         return [step(*own) for own in sets]
 
-    together = TOGETHER["cpu" if on_cpu else "gpu"]
     run_all: Callable[[], Any] = run
     if together > 1:
-        own = given.sets(entry.contender.layout, together)
-        sets = [({name: arrays[name] for name in names}, arrays["cotangent_output"]) for arrays in own]
         run_all = functools.partial(jax.jit(all_of).lower(sets).compile(), sets)
 
     def taken() -> tuple[int | None, str]:

@@ -144,7 +144,7 @@ def set_up(device: str | None) -> str:
     _device = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     worker_torch.use(_device)
-    return "gpu" if _device.type == "cuda" else "cpu"
+    return _kind()
 
 
 def contenders() -> tuple[Contender, ...]:

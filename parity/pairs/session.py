@@ -15,14 +15,13 @@ import numpy as np
 from parity.cases import Case
 from parity.compare import Verdict, compare
 from parity.criterion import Expectation
-from parity.measure import BLOCK
 from parity.messages import Outcome
 from parity.pairs import gradients, worker
 from parity.pairs.cases import PairCase
 from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, UNCERTAIN, PairJob
 from parity.pipeline import Plan, Session, Slot
 from parity.results import CaseResult
-from parity.tensors import dtype_of
+from parity.tensors import AT_ONCE, dtype_of
 from parity.weights import Rule, WeightMap, files, plan
 
 # A bound is 2 * the reference's own error + 6 * spread (DESIGN 4); `Expectation.width` stands there doubled.
@@ -165,8 +164,8 @@ def _expectation(truth: np.ndarray, spread: np.ndarray, dtype: str) -> Expectati
 
 def _below(truth: np.ndarray, spread: np.ndarray) -> bool:
     """Whether all of it is far below its own rounding; as a rule the first block says that it is not."""
-    blocks = range(0, truth.size, BLOCK)
-    return all(np.all(np.abs(truth[n : n + BLOCK]) <= _ZERO * spread[n : n + BLOCK]) for n in blocks)
+    blocks = range(0, truth.size, AT_ONCE)
+    return all(np.all(np.abs(truth[n : n + AT_ONCE]) <= _ZERO * spread[n : n + AT_ONCE]) for n in blocks)
 
 
 def _unless_nan(verdict: Verdict, truth: np.ndarray) -> Verdict:

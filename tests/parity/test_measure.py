@@ -32,8 +32,8 @@ def case(shape, shared, odd):
 def test_blocks_of_any_size_give_the_same_verdict(shape, shared, odd, monkeypatch):
     given = case(shape, shared, odd)
     whole = dataclasses.asdict(judge("x", *given))
-    monkeypatch.setattr(measure, "BLOCK", 17)
-    monkeypatch.setattr(picture, "_AT_ONCE", 19)
+    monkeypatch.setattr(measure, "AT_ONCE", 17)
+    monkeypatch.setattr(picture, "AT_ONCE", 19)
     assert repr(dataclasses.asdict(judge("x", *given))) == repr(whole)
 
 
@@ -53,7 +53,7 @@ def test_of_two_numbers_the_median_of_the_bound_lies_between_them(widths, status
 
 
 def test_the_spread_of_a_truth_far_from_zero_is_not_lost_between_blocks():
-    truth = 1e6 + np.repeat([-1.0, 1.0], 3 * measure.BLOCK)
+    truth = 1e6 + np.repeat([-1.0, 1.0], 3 * measure.AT_ONCE)
     expected = Expectation(truth, np.full(truth.shape, 0.45), "float32", (0,))
     assert judge("x", expected, truth.astype(np.float32), truth.astype(np.float32)).status == "passed"
     wide = dataclasses.replace(expected, width=np.full(truth.shape, 0.55))

@@ -59,8 +59,7 @@ def dq(plan: Plan, inputs: Inputs, saved: Saved) -> tuple[jax.Array, jax.Array |
     if it is there that the bias' gradient is summed."""
     problem, blocks = plan.problem, plan.blocks("dq")
     grid, _ = tiles.grid(plan, -(-problem.q_len // blocks.q), problem.heads)
-    dtype = problem.dtype if problem.scale is not None else jnp.float32
-    out = [jax.ShapeDtypeStruct(inputs.query.shape[-4:], dtype)]
+    out = [jax.ShapeDtypeStruct(inputs.query.shape[-4:], plan.dquery_dtype)]
     if plan.dbias == "rows":
         out.append(jax.ShapeDtypeStruct(problem.scores_shape[:3], jnp.float32))
     dquery, *sums = tiles.call(dq_kernel, plan, blocks, grid, (inputs, saved), out)
@@ -119,9 +118,7 @@ def dkv(plan: Plan, inputs: Inputs, saved: Saved) -> KeyGradients:
     if plan.dbias == "columns":
         out.append(jax.ShapeDtypeStruct((problem.batch, problem.heads, problem.kv_len), jnp.float32))
     dkey, dvalue, *rest = tiles.call(dkv_kernel, plan, blocks, grid, (inputs, saved), out)
-    dquery = jnp.sum(rest.pop(0), axis=0) if plan.few else None
-    if dquery is not None and problem.scale is not None:
-        dquery = dquery.astype(problem.dtype)
+    dquery = jnp.sum(rest.pop(0), axis=0).astype(plan.dquery_dtype) if plan.few else None
     return KeyGradients(dkey, dvalue, dquery, rest[0] if rest else None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,11 @@ class Plan:
     def parts(self) -> int:
         """How many 16-bit numbers hold one: products of 16 bits are exact, and the tensor cores' fastest."""
         return 1 if self.problem.is_16_bit else 3
+
+    @property
+    def dquery_dtype(self) -> Any:
+        """What the query's gradient is handed on in: float32, and not yet scaled, when the scale is traced."""
+        return jnp.float32 if self.problem.scale is None else self.problem.dtype
 
     def blocks(self, kernel: str) -> Blocks:
         """Of one kernel, no larger than the sequences ask for."""

@@ -52,8 +52,7 @@ def small(plan: Plan, inputs: Inputs, saved: Saved) -> tuple[jax.Array, jax.Arra
     `saved.delta` is that of `weights_and_dscores` for whole rows.
     """
     problem, shares = plan.problem, _shares(plan)
-    dtype = problem.dtype if problem.scale is not None else jnp.float32
-    out = [jax.ShapeDtypeStruct(inputs.query.shape[-4:], dtype)]
+    out = [jax.ShapeDtypeStruct(inputs.query.shape[-4:], plan.dquery_dtype)]
     out += [jax.ShapeDtypeStruct(x.shape[-4:], problem.dtype) for x in (inputs.key, inputs.value)]
     if problem.bias_shape is not None:
         out.append(shares.parts(problem))

@@ -208,7 +208,7 @@ def both(first: jax.Array | None, second: jax.Array | None) -> jax.Array | None:
 
 def parted(plan: Plan, array: jax.Array) -> jax.Array:
     """An array that products are made of, as `read` takes it: in 32 bits (3 ...), the bfloat16 parts of its numbers."""
-    return array if plan.parts == 1 else jnp.stack(_parts(array, lambda x: lax.reduce_precision(x, 8, 7)))
+    return array if plan.parts == 1 else jnp.stack(_parts(array, _to_bfloat16))
 
 
 def parted_inputs(plan: Plan, inputs: Inputs) -> Inputs:
@@ -220,8 +220,12 @@ def factor(plan: Plan, tile: jax.Array) -> Factor:
     """A tile of float32 numbers as a product takes it."""
     if plan.parts == 1:
         return (tile.astype(plan.problem.dtype),)
-    # Triton rounds where it is told to; XLA, which interprets the kernels, takes such casts away.
-    return _parts(tile, (lambda x: lax.reduce_precision(x, 8, 7)) if plan.interpret else lambda x: x)
+    # Triton rounds where it is told to; XLA, which interprets the kernels, takes casts to and fro away.
+    return _parts(tile, _to_bfloat16 if plan.interpret else lambda x: x)
+
+
+# The 8 bits of exponent and 7 of significand that bfloat16 has, in float32.
+_to_bfloat16 = functools.partial(lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
 
 
 def _parts(numbers: jax.Array, rounded: Callable[[jax.Array], jax.Array]) -> Factor:
