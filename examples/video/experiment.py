@@ -100,9 +100,14 @@ class Experiment:
 
     def _flax(self) -> Training:
         theirs, ours = self._torch()(), FlaxTraining(self.config, self.recipe)
-        # Of the same shape on both sides; said, because two of its axes may be equal and could change places.
-        memory = [(f"**.{name}", f"**.{name}", "reshape") for name in ("memory_key", "memory_value")]
-        parity.transfer(theirs.model, ours.model, rules=memory if self.config.memory else ())
+        transfer(theirs, ours)
         if self.fault:
             FAULTS[self.fault](ours.model)
         return ours
+
+
+def transfer(theirs: TorchTraining, ours: FlaxTraining) -> None:
+    """torch's weights, to Flax."""
+    # Of the same shape on both sides; said, because two of its axes may be equal and could change places.
+    memory = [(f"**.{name}", f"**.{name}", "reshape") for name in ("memory_key", "memory_value")]
+    parity.transfer(theirs.model, ours.model, rules=memory if ours.model.config.memory else ())

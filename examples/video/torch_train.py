@@ -24,11 +24,11 @@ class TorchTraining:
 
     def __init__(
         self, config: Config, recipe: Recipe, seed: int, *, dtype: torch.dtype = torch.float32, nudged: int = 0,
-        compiled: bool = False,
+        compiled: bool = False, device: str = "cpu",
     ) -> None:  # fmt: skip
         torch.manual_seed(seed)
-        self.model = UNet(config).to(dtype)
-        self.recipe, self.dtype, self.nudged, self.steps = recipe, dtype, nudged, 0
+        self.model = UNet(config).to(device, dtype)
+        self.recipe, self.dtype, self.device, self.nudged, self.steps = recipe, dtype, device, nudged, 0
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.rate, betas=recipe.betas, eps=recipe.epsilon, weight_decay=recipe.decay
         )
@@ -40,7 +40,7 @@ class TorchTraining:
             self.nudge()
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate_at(self.steps)
-        noisy, timestep, noise = (torch.from_numpy(array).to(self.dtype) for array in batch.arrays)
+        noisy, timestep, noise = (torch.from_numpy(array).to(self.device, self.dtype) for array in batch.arrays)
         loss = torch.mean((self.call(noisy, timestep) - noise) ** 2)
         self.optimiser.zero_grad()
         loss.backward()
