@@ -18,7 +18,7 @@ from parity.bench import inputs as bench_inputs
 from parity.bench import memory
 from parity.bench.messages import Contender
 from parity.bench.rows import BOTH
-from parity.bench.worker import TOGETHER, Program, in_programs
+from parity.bench.worker import TOGETHER, Program, following, in_programs, links
 from parity.errors import BadInput
 
 Function = Callable[..., jax.Array]
@@ -155,38 +155,44 @@ def program(contender: str, attention: Attention, mode: str, given: Inputs) -> P
     call = entry.build(attention)
     on_cpu = jax.default_backend() == "cpu"
     together = TOGETHER["cpu" if on_cpu else "gpu"]
-    own = given.sets(entry.contender.layout, together)
+    sets = given.sets(entry.contender.layout, together)
     names = bench_inputs.names(attention)
-    sets = [({name: arrays[name] for name in names}, arrays["cotangent_output"]) for arrays in own]
 
     def output(differentiated: dict[str, jax.Array]) -> jax.Array:
         bias = differentiated.get("bias")
         return call(differentiated["query"], differentiated["key"], differentiated["value"], bias)
 
-    def step(differentiated: dict[str, jax.Array], cotangent: jax.Array) -> dict[str, jax.Array]:
+    def step(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        differentiated = {name: arrays[name] for name in names}
         if mode != BOTH:
             return {"output": output(differentiated)}
         out, vjp = jax.vjp(output, differentiated)
-        (gradients,) = vjp(cotangent)
+        (gradients,) = vjp(arrays["cotangent_output"])
         return {"output": out} | {"d" + name: gradient for name, gradient in gradients.items()}
 
-    runs, note = _explained(entry, attention, own[0])
+    runs, note = _explained(entry, attention, sets[0])
     if on_cpu and (entry.contender.quadratic or runs == "einsum"):
         memory.check_scores(attention, mode)
-    compiled = jax.jit(step).lower(*sets[0]).compile()
+    compiled = jax.jit(step).lower(sets[0]).compile()
     temporaries = int(compiled.memory_analysis().temp_size_in_bytes)  # type: ignore[union-attr]
     if on_cpu:
         memory.check(temporaries)
 
     def run() -> dict[str, jax.Array]:
-        return compiled(*sets[0])
+        return compiled(sets[0])
 
-    def all_of(sets: list[Any]) -> list[dict[str, jax.Array]]:
-        return [step(*own) for own in sets]
+    def all_of(sets: list[dict[str, jax.Array]]) -> list[dict[str, jax.Array]]:
+        results = [step(arrays) for arrays in sets]
+        for _ in range(links(attention) - 1):
+            sets = [following(arrays, found) for arrays, found in zip(sets, results, strict=True)]
+            results = [step(arrays) for arrays in sets]
+        return results
 
     run_all: Callable[[], Any] = run
+    calls = 1
     if together > 1:
         run_all = functools.partial(jax.jit(all_of).lower(sets).compile(), sets)
+        calls = together * links(attention)
 
     def taken() -> tuple[int | None, str]:
         grown, by = memory.rss_peak(lambda: jax.block_until_ready(run()), _size) if on_cpu else (None, "")
@@ -196,7 +202,7 @@ def program(contender: str, attention: Attention, mode: str, given: Inputs) -> P
             return grown, f"{by}; memory_analysis has {temporaries / 2**20:.1f} MiB"
         return temporaries, "memory_analysis"
 
-    return Program(run, taken, in_programs(functools.partial(_time, run_all), together), runs, note)
+    return Program(run, taken, in_programs(functools.partial(_time, run_all), calls), runs, note)
 
 
 def _size(results: dict[str, jax.Array]) -> int:

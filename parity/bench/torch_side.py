@@ -23,7 +23,7 @@ from parity.bench import inputs as bench_inputs
 from parity.bench import memory
 from parity.bench.messages import NO_BIAS_GRADIENT, Contender
 from parity.bench.rows import BOTH
-from parity.bench.worker import TOGETHER, Program, in_programs
+from parity.bench.worker import TOGETHER, Program, following, in_programs, links
 from parity.errors import BadInput
 
 Function = Callable[..., Any]
@@ -178,23 +178,28 @@ def program(contender: str, attention: Attention, mode: str, given: list[Tensors
     due = tuple(name for name in names if name != "bias" or entry.contender.bias_gradient)
     call = entry.build(attention)
 
-    def runner(arrays: Tensors) -> Callable[[], Tensors]:
+    def step(arrays: Tensors) -> Tensors:
         tensors = [arrays.get(name) for name in ("query", "key", "value", "bias")]
-        # A bias that could have a gradient keeps SDPA from its fused CPU kernel even under no_grad.
-        bare = [None if tensor is None else tensor.detach() for tensor in tensors]
+        if mode != BOTH:
+            # A bias that could have a gradient keeps SDPA from its fused CPU kernel even under no_grad.
+            with torch.no_grad():
+                return {"output": call(*(None if tensor is None else tensor.detach() for tensor in tensors))}
+        output = call(*tensors)
+        gradients = torch.autograd.grad(output, [arrays[name] for name in due], arrays["cotangent_output"])
+        return {"output": output.detach()} | {"d" + name: grad for name, grad in zip(due, gradients, strict=True)}
 
-        def run() -> Tensors:
-            if mode != BOTH:
-                with torch.no_grad():
-                    return {"output": call(*bare)}
-            output = call(*tensors)
-            gradients = torch.autograd.grad(output, [arrays[name] for name in due], arrays["cotangent_output"])
-            return {"output": output.detach()} | {"d" + name: grad for name, grad in zip(due, gradients, strict=True)}
+    def all_of() -> list[Tensors]:
+        results = [step(arrays) for arrays in given]
+        sets: list[Tensors] = given
+        for _ in range(links(attention) - 1):
+            sets = [following(arrays, found) for arrays, found in zip(sets, results, strict=True)]
+            for arrays in sets:
+                for name in names:
+                    arrays[name] = arrays[name].detach().requires_grad_()
+            results = [step(arrays) for arrays in sets]
+        return results
 
-        return run
-
-    runs = [runner(arrays) for arrays in given]
-    first = runs[0]
+    first = functools.partial(step, given[0])
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
@@ -204,21 +209,24 @@ def program(contender: str, attention: Attention, mode: str, given: list[Tensors
             reasons = dict.fromkeys(str(warning.message).split(" (Triggered")[0] for warning in said)
             raise RuntimeError("; ".join([str(error).strip().splitlines()[0], *reasons])) from None
     note = NO_BIAS_GRADIENT if "bias" in names and mode == BOTH and not entry.contender.bias_gradient else ""
-    together = in_programs(functools.partial(_time, first if len(runs) == 1 else _graph(runs)), len(runs))
-    return Program(first, functools.partial(_memory, first), together, note=note)
+    run_all: Callable[[], Any] = first
+    calls = 1
+    if len(given) > 1:
+        run_all, calls = _graph(all_of), len(given) * links(attention)
+    timed = in_programs(functools.partial(_time, run_all), calls)
+    return Program(first, functools.partial(_memory, first), timed, note=note)
 
 
-def _graph(runs: list[Callable[[], Any]]) -> Callable[[], Any]:
-    """All of them as one CUDA graph, torch's fastest form."""
+def _graph(run: Callable[[], Any]) -> Callable[[], Any]:
+    """All its calls as one CUDA graph, torch's fastest form."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # as capturing asks for
-        for run in runs[:2]:
-            run()
+        run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = [run() for run in runs]
+        kept = run()
 
     def replay() -> Any:
         graph.replay()

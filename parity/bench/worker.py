@@ -19,6 +19,7 @@ from parity.attention import Attention
 from parity.bench import memory
 from parity.bench.memory import TooLarge
 from parity.bench.messages import Bad, Contender, Hello, Inspect, Inspected, Task, Time, Timed, Unable
+from parity.bench.rows import FORWARD, Row
 from parity.channel import Channel
 from parity.errors import BadInput
 from parity.worker import end_with_parent, words
@@ -29,6 +30,23 @@ MOST_CALLS = 2000
 # Calls launched as one. A GPU is handed many operations at once, as a jitted step or a CUDA graph; a program of
 # one short call is mostly its launch, and XLA makes a CUDA graph of five operations or more only (jaxlib 0.11.2).
 TOGETHER = {"cpu": 1, "gpu": 8}
+# A program of short calls is as long as it takes to hand over its arrays, 2 to 3 µs each in JAX. So each set of arrays
+# goes through several calls, one's results being the next one's inputs.
+LINKS, SHORT = 8, 1e10  # floating-point operations of a call forward
+
+
+def links(attention: Attention) -> int:
+    """How many calls a set of arrays goes through."""
+    same = attention.head_dim == attention.value_dim  # or an output cannot take the query's place
+    return LINKS if same and TOGETHER["gpu"] > 1 and Row(attention).flops(FORWARD) < SHORT else 1
+
+
+def following(arrays: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """The next call's arrays: results take the places of what they have the shape of."""
+    if "dquery" not in results:
+        return {**arrays, "query": results["output"]}
+    gradients = {name: results.get("d" + name, array) for name, array in arrays.items()}
+    return {**gradients, "cotangent_output": results["output"]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,11 +31,13 @@ def weights_and_dscores(
     """The weights of a tile, as they multiply the values, and the gradient to its scores.
 
     `whole_rows`: the tile has all columns, so that rowsum(output * cotangent) = rowsum(weights * dweights) is at hand
-    and `saved.delta` holds the rest of delta only.
+    and `saved.delta` holds the rest of delta only, None where there is none.
     """
     query, key, value, cotangent = reads
     logsumexp = tile.down(tiles.read_rows(saved.logsumexp, tile.batch, tile.head, tile.rows, math.inf))
-    delta = tile.down(tiles.read_rows(saved.delta, tile.batch, tile.head, tile.rows, 0.0))
+    delta = 0.0
+    if saved.delta is not None:
+        delta = tile.down(tiles.read_rows(saved.delta, tile.batch, tile.head, tile.rows, 0.0))
     products, dweights = (
         tiles.dot(plan, b, a, trans_b=True) if tile.transposed else tiles.dot(plan, a, b, trans_b=True)
         for a, b in ((query, key), (cotangent, value))

@@ -66,7 +66,8 @@ def _attention_bwd(static: Plan, residuals: Any, cotangents: Any) -> tuple[Input
     # Not kept since the forward pass: half as much again as the arrays themselves, and soon made.
     inputs, parts = tiles.parted_inputs(static, whole), tiles.parted(static, cotangent)
     if small.fits(static):
-        saved = Saved(parts, logsumexp, -dlogsumexp)
+        # Where nobody sees the log-sum-exp its cotangent is zeros: a launch to make them, as long as the kernel itself.
+        saved = Saved(parts, logsumexp, -dlogsumexp if static.problem.return_logsumexp else None)
         dquery, dkey, dvalue, dbias = small.small(static, inputs, saved)
     else:
         saved = Saved(parts, logsumexp, _delta(static, output, cotangent) - dlogsumexp)
