@@ -39,18 +39,22 @@ class Tuning:
     fast_exp2: bool = True
 
 
-# (bytes of an element, larger head size at most, biased) -> tiles, as docs/gpu-triton-sweep.py found them fastest on an
-# H200. Reasons: the accumulators have to stay in registers (256 KiB a processor, fp32), the pipelined tiles in shared
-# memory (227 KiB), and a tile of the bias takes room in both; a float32 operand is there as three bfloat16 ones.
-_SMALL = Blocks(64, 64, 4, 3)
+# (bytes of an element, larger head size at most, bytes of an element of the bias) -> tiles, as docs/gpu-triton-sweep.py
+# found them fastest on an H200. Reasons: the accumulators have to stay in registers (256 KiB a processor, fp32), the
+# pipelined tiles in shared memory (227 KiB), and a tile of the bias takes room in both; a float32 operand is there as
+# three bfloat16 ones.
+_SMALL, _NARROW = Blocks(64, 64, 4, 3), Blocks(64, 32, 4, 3)
 TABLE = {
-    (2, 64, False): Tuning(Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(32, 128, 4, 3), _SMALL),
-    (2, 64, True): Tuning(_SMALL, _SMALL, _SMALL, _SMALL),
-    (2, 128, False): Tuning(Blocks(128, 64, 4, 2), Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2)),
-    (4, 64, False): Tuning(Blocks(64, 32, 4, 3), Blocks(64, 64, 4, 1), Blocks(64, 64, 4, 1), Blocks(64, 64, 4, 1)),
-    (4, 128, False): Tuning(Blocks(64, 32, 4, 3), Blocks(64, 64, 4, 1), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2)),
+    (2, 64, 0): Tuning(Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(32, 128, 4, 3), _SMALL),
+    (2, 64, 2): Tuning(_SMALL, _SMALL, _SMALL, _SMALL),
+    (2, 64, 4): Tuning(_NARROW, _NARROW, _SMALL, _SMALL),
+    (2, 128, 0): Tuning(Blocks(128, 64, 4, 2), Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2)),
+    (4, 64, 0): Tuning(_NARROW, Blocks(64, 64, 4, 1), Blocks(64, 64, 4, 1), Blocks(64, 64, 4, 1)),
+    (4, 128, 0): Tuning(_NARROW, Blocks(64, 64, 4, 1), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2)),
 }
-
+# A query or a few, and many keys: bound by memory, and so by how much of it is under way.
+_FEW = Blocks(16, 64, 2, 4)
+FEW = Tuning(_FEW, _FEW, _FEW, _FEW)
 
 # Tests run the kernels on a CPU, and a sweep takes other tiles than the table's, by setting these.
 INTERPRET = False
@@ -148,8 +152,10 @@ def of(problem: Problem) -> Plan:
 
 def tuning(problem: Problem) -> Tuning:
     size = 64 if max(problem.head_dim, problem.value_dim) <= 64 else 128
-    width, biased = problem.dtype.itemsize, problem.bias_shape is not None
-    return TABLE[(width, size, biased and (width, size, True) in TABLE)]
+    width, bias = problem.dtype.itemsize, 0 if problem.bias_shape is None else problem.bias_dtype.itemsize
+    if (width, size, bias) == (2, 64, 0) and problem.q_len <= _FEW.q and problem.kv_len > _FEW.k:
+        return FEW
+    return TABLE.get((width, size, bias), TABLE[width, size, 0])
 
 
 def refusal(problem: Problem) -> str | None:
