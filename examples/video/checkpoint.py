@@ -18,7 +18,7 @@ import attend_torch
 
 LOSSES = "losses"
 # What decides the numbers of a training, beside its settings.
-FILES = ("config", "data", "faults", "flax_model", "flax_train", "torch_model", "torch_train")
+FILES = ("config", "data", "faults", "flax_linear", "flax_model", "flax_train", "torch_model", "torch_train")
 PACKAGES = ("jax", "flax", "optax", "torch", "numpy")
 
 

@@ -21,6 +21,7 @@ from flax import nnx
 from attend_jax import Attend
 
 from .config import Config
+from .flax_linear import Linear
 
 Module = TypeVar("Module", bound=nnx.Module)
 
@@ -97,9 +98,9 @@ class PositionBias(nnx.Module):
 
     def __init__(self, axes: int, width: int, heads: int, options: Options, rngs: nnx.Rngs) -> None:
         # With dtype=None a float32 input and 16-bit weights are computed in float32.
-        self.enter = nnx.Linear(axes, width, param_dtype=options.param_dtype, rngs=rngs)
-        self.hidden = nnx.Linear(width, width, param_dtype=options.param_dtype, rngs=rngs)
-        self.leave = nnx.Linear(width, heads, use_bias=False, param_dtype=options.param_dtype, rngs=rngs)
+        self.enter = Linear(axes, width, param_dtype=options.param_dtype, rngs=rngs)
+        self.hidden = Linear(width, width, param_dtype=options.param_dtype, rngs=rngs)
+        self.leave = Linear(width, heads, use_bias=False, param_dtype=options.param_dtype, rngs=rngs)
 
     def __call__(self, *sizes: int) -> jax.Array:
         lines = [jnp.arange(size, dtype=jnp.float32) for size in sizes]
@@ -120,9 +121,9 @@ class Attention(nnx.Module):
         inner = config.heads * config.head_dim
         self.heads, self.memory = config.heads, memory
         self.norm = LayerNorm(width, options, rngs)
-        self.query = nnx.Linear(width, inner, use_bias=False, **options.dtypes, rngs=rngs)
-        self.key = nnx.Linear(width, inner, use_bias=False, **options.dtypes, rngs=rngs)
-        self.value = nnx.Linear(width, inner, use_bias=False, **options.dtypes, rngs=rngs)
+        self.query = Linear(width, inner, use_bias=False, **options.dtypes, rngs=rngs)
+        self.key = Linear(width, inner, use_bias=False, **options.dtypes, rngs=rngs)
+        self.value = Linear(width, inner, use_bias=False, **options.dtypes, rngs=rngs)
         if memory:
             shape = (config.heads, memory, config.head_dim)
             self.memory_key = nnx.Param(jax.random.normal(rngs.params(), shape, options.param_dtype))
@@ -130,9 +131,7 @@ class Attention(nnx.Module):
         self.attend = Attend(
             flash=config.flash, causal="lower_right" if causal else False, implementation=options.implementation
         )
-        self.out = nnx.Linear(
-            inner, width, use_bias=False, kernel_init=nnx.initializers.zeros, **options.dtypes, rngs=rngs
-        )
+        self.out = Linear(inner, width, use_bias=False, kernel_init=nnx.initializers.zeros, **options.dtypes, rngs=rngs)
 
     def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
         batch, x = x.shape[0], self.norm(x)
@@ -152,8 +151,8 @@ class FeedForward(nnx.Module):
 
     def __init__(self, width: int, times: int, options: Options, rngs: nnx.Rngs) -> None:
         self.norm = LayerNorm(width, options, rngs)
-        self.enter = nnx.Linear(width, times * width, **options.dtypes, rngs=rngs)
-        self.leave = nnx.Linear(times * width, width, **options.dtypes, rngs=rngs)
+        self.enter = Linear(width, times * width, **options.dtypes, rngs=rngs)
+        self.leave = Linear(times * width, width, **options.dtypes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.leave(nnx.gelu(self.enter(self.norm(x)), approximate=False))
@@ -190,8 +189,8 @@ class ResidualBlock(nnx.Module):
         self.norm1, self.norm2 = LayerNorm(width_in, options, rngs), LayerNorm(width, options, rngs)
         self.conv1 = SpaceTimeConv(width_in, width, 3, causal=config.causal, options=options, rngs=rngs)
         self.conv2 = SpaceTimeConv(width, width, 3, causal=config.causal, options=options, rngs=rngs)
-        self.timestep = nnx.Linear(config.time_width, 2 * width, **options.dtypes, rngs=rngs)
-        self.skip = nnx.Linear(width_in, width, **options.dtypes, rngs=rngs) if width_in != width else None
+        self.timestep = Linear(config.time_width, 2 * width, **options.dtypes, rngs=rngs)
+        self.skip = Linear(width_in, width, **options.dtypes, rngs=rngs) if width_in != width else None
 
     def __call__(self, x: jax.Array, timestep: jax.Array, *, video: bool) -> jax.Array:
         h = self.conv1(nnx.silu(self.norm1(x)), video=video)
@@ -206,8 +205,8 @@ class Timestep(nnx.Module):
 
     def __init__(self, width: int, options: Options, rngs: nnx.Rngs) -> None:
         self.width, self.dtype = width, options.dtype
-        self.enter = nnx.Linear(width, width, **options.dtypes, rngs=rngs)
-        self.leave = nnx.Linear(width, width, **options.dtypes, rngs=rngs)
+        self.enter = Linear(width, width, **options.dtypes, rngs=rngs)
+        self.leave = Linear(width, width, **options.dtypes, rngs=rngs)
 
     def __call__(self, timestep: jax.Array) -> jax.Array:
         rates = jnp.exp(jnp.linspace(0, math.log(100.0), self.width // 2, dtype=jnp.float32))
@@ -262,12 +261,12 @@ class UNet(nnx.Module):
         self.enter = SpaceTimeConv(config.channels, widths[0], 3, causal=config.causal, **given)
         self.down = nnx.List([Level(w, w, config, depth=int(a), **given) for w, a in zip(widths, attends, strict=True)])
         halved, linear = list(pairwise(widths)), {**options.dtypes, "rngs": rngs}
-        self.shrink = nnx.List([nnx.Linear(4 * w, v, **linear) for w, v in halved])
+        self.shrink = nnx.List([Linear(4 * w, v, **linear) for w, v in halved])
         self.middle = Level(widths[-1], widths[-1], config, depth=config.depth, **given)
         self.up = nnx.List(
             [Level(2 * w, w, config, depth=int(a), **given) for w, a in zip(widths, attends, strict=True)]
         )
-        self.grow = nnx.List([nnx.Linear(v, 4 * w, **linear) for w, v in halved])
+        self.grow = nnx.List([Linear(v, 4 * w, **linear) for w, v in halved])
         self.norm = LayerNorm(widths[0], **given)
         self.leave = SpaceTimeConv(widths[0], config.channels, 3, causal=config.causal, **given)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, cached_property
 
 import jax
 import jax.numpy as jnp
@@ -70,8 +70,13 @@ class FlaxTraining:
         self.optimizer = nnx.Optimizer(self.model, optimiser(recipe), wrt=nnx.Param)
         self.steps = 0
 
+    @cached_property  # made at the first step: what is changed in the model until then is in it
+    def train_step(self) -> Callable[..., jax.Array]:
+        """The step of this model and optimiser, which are walked through once here and not in every step."""
+        return nnx.cached_partial(train_step, self.model, self.optimizer)
+
     def step(self, batch: Batch) -> float:
-        loss = train_step(self.model, self.optimizer, *batch.arrays)
+        loss = self.train_step(*batch.arrays)
         self.steps += 1
         return float(loss)
 

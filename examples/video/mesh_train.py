@@ -73,7 +73,8 @@ class MeshTraining(FlaxTraining):
                 module.sharding = NamedSharding(self.mesh, ATTENTION[path[-2]])
         # The very function; that weights come out cut as they went in is left to nobody's choice.
         places = *map(self._weights, (self.model, self.optimizer)), *map(self._video, (5, 1, 5))
-        self.train_step = nnx.jit(train_step.__wrapped__, in_shardings=places)
+        step = nnx.jit(train_step.__wrapped__, in_shardings=places)
+        self.train_step = nnx.cached_partial(step, self.model, self.optimizer)
 
     def step(self, batch: Batch) -> float:
         """One update, and the loss before it. Each process puts its own part of the batch on its devices."""
@@ -81,7 +82,7 @@ class MeshTraining(FlaxTraining):
             jax.make_array_from_callback(array.shape, self._video(array.ndim), array.__getitem__)
             for array in batch.arrays
         )
-        loss = self.train_step(self.model, self.optimizer, *placed)
+        loss = self.train_step(*placed)
         self.steps += 1
         return float(loss)
 
