@@ -12,7 +12,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, SupportsFloat
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -28,7 +28,7 @@ from .experiment import Experiment
 from .flax_train import FlaxTraining
 from .torch_train import TorchTraining
 
-Step = Callable[[Batch], float]
+Step = Callable[[Batch], SupportsFloat]
 PAUSE = 0.02  # seconds between two samples, in which the threads of the one before go to sleep
 
 
@@ -70,7 +70,7 @@ def interleaved(sides: dict[str, Step], experiment: Experiment, rounds: int) -> 
         for name in order:
             time.sleep(PAUSE)
             start, busy = time.perf_counter(), time.process_time()
-            sides[name](batch)
+            float(sides[name](batch))
             took[name].append((time.perf_counter() - start, time.process_time() - busy))
     return {name: np.asarray(seconds[1:]).T for name, seconds in took.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, SupportsFloat
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ NUDGED, SEEDS = 3, 2
 class Training(Protocol):
     """Either side: `TorchTraining` or `FlaxTraining`."""
 
-    def step(self, batch: Batch) -> float: ...
+    def step(self, batch: Batch) -> SupportsFloat: ...
     def predict(self, noisy: np.ndarray, timestep: np.ndarray) -> np.ndarray: ...
     def arrays(self) -> dict[str, np.ndarray]: ...
     def load(self, arrays: dict[str, np.ndarray], steps: int) -> None: ...
@@ -89,7 +89,7 @@ class Experiment:
             training.load(arrays, len(losses))
         done(len(losses))
         for step in range(len(losses), run.steps):
-            losses.append(training.step(self.batch(step)))
+            losses.append(float(training.step(self.batch(step))))
             if len(losses) % every == 0 or len(losses) == run.steps:
                 checkpoint.save(path, training.arrays(), losses)
             done(len(losses))

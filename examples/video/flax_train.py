@@ -75,10 +75,11 @@ class FlaxTraining:
         """The step of this model and optimiser, which are walked through once here and not in every step."""
         return nnx.cached_partial(train_step, self.model, self.optimizer)
 
-    def step(self, batch: Batch) -> float:
+    def step(self, batch: Batch) -> jax.Array:
+        """One update, and the loss before it: a number still being made, until it is looked at."""
         loss = self.train_step(*batch.arrays)
         self.steps += 1
-        return float(loss)
+        return loss
 
     def predict(self, noisy: np.ndarray, timestep: np.ndarray) -> np.ndarray:
         return np.asarray(predict(self.model, noisy, timestep))

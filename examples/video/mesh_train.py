@@ -76,7 +76,7 @@ class MeshTraining(FlaxTraining):
         step = nnx.jit(train_step.__wrapped__, in_shardings=places)
         self.train_step = nnx.cached_partial(step, self.model, self.optimizer)
 
-    def step(self, batch: Batch) -> float:
+    def step(self, batch: Batch) -> jax.Array:
         """One update, and the loss before it. Each process puts its own part of the batch on its devices."""
         placed = (
             jax.make_array_from_callback(array.shape, self._video(array.ndim), array.__getitem__)
@@ -84,7 +84,7 @@ class MeshTraining(FlaxTraining):
         )
         loss = self.train_step(*placed)
         self.steps += 1
-        return float(loss)
+        return loss
 
     def state(self) -> dict[str, jax.Array]:
         """Weights and the optimiser's state by the names that `arrays` has, and cut as they are."""
@@ -169,7 +169,7 @@ def work(stage: Stage, number: int) -> None:
     training = MeshTraining(config, recipe, stage.parts)
     training.restore(Path(stage.start), stage.first)
     sizes = {"count": recipe.batch, "channels": config.channels, "frames": recipe.frames, "size": recipe.size}
-    losses = [training.step(batch(stage.seed, step, **sizes)) for step in range(stage.first, stage.last)]
+    losses = [float(training.step(batch(stage.seed, step, **sizes))) for step in range(stage.first, stage.last)]
     training.save(Path(stage.end))
     if number == 0:
         Path(stage.losses).write_text(json.dumps(losses))

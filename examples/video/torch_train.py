@@ -34,7 +34,7 @@ class TorchTraining:
         )
         self.call = torch.compile(self.model) if compiled else self.model
 
-    def step(self, batch: Batch) -> float:
+    def step(self, batch: Batch) -> torch.Tensor:
         """One update, and the loss before it."""
         if self.nudged:
             self.nudge()
@@ -47,7 +47,7 @@ class TorchTraining:
         clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimiser.step()
         self.steps += 1
-        return loss.item()
+        return loss.detach()
 
     @torch.no_grad()
     def nudge(self) -> None:

@@ -92,7 +92,7 @@ def _estimate(experiment: Experiment) -> str:
     trial, took = experiment.runs[0].make(), []
     for step in range(3):
         start = time.perf_counter()
-        trial.step(experiment.batch(step))
+        float(trial.step(experiment.batch(step)))
         took.append(time.perf_counter() - start)
     steps = sum(run.steps * (2 if run.name == "float64" else 1) for run in experiment.runs)
     return (
