@@ -162,15 +162,15 @@ def _has_cuda() -> bool:
 def on(problem: Problem, platform: str) -> Problem:
     """The problem as it is lowered for one platform, with the products' precision there.
 
-    fp32 is fp32 everywhere, unless the caller or `jax.default_matmul_precision` says otherwise. On an NVIDIA GPU three
-    bfloat16 parts of each number have its 24 bits, at more speed than the plain products; the three products of split
-    TF32 are as fast, and keep 22 (docs/gpu-precision.py).
+    fp32 is fp32 everywhere, unless the caller or `jax.default_matmul_precision` says otherwise; split TF32 has its
+    accuracy on an NVIDIA GPU, at more speed than the plain products. Three bfloat16 parts (BF16_BF16_F32_X6) are as fast
+    and keep 24 bits instead of 22, but XLA (jaxlib 0.11.2) is far off, or raises, where an axis of a product is 1.
     """
     precision = problem.precision
     users = getattr(jax.config, "jax_default_matmul_precision", None)
     if precision is None and users is None and not problem.is_16_bit:
         single = problem.scores_dtype.itemsize == 4 and platform == "cuda"
-        precision = jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6 if single else jax.lax.Precision.HIGHEST
+        precision = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if single else jax.lax.Precision.HIGHEST
     return dataclasses.replace(problem, platform=platform, precision=precision)
 
 

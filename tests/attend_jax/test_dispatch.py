@@ -272,7 +272,7 @@ def test_a_refusal_names_the_reason_and_the_way_out():
     )
 
 
-HIGHEST, SPLIT = jax.lax.Precision.HIGHEST, jax.lax.DotAlgorithmPreset.BF16_BF16_F32_X6
+HIGHEST, SPLIT = jax.lax.Precision.HIGHEST, jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 
 
 @pytest.mark.parametrize(

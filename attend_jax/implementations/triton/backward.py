@@ -35,7 +35,7 @@ def weights_and_dscores(
     """
     query, key, value, cotangent = reads
     logsumexp = tile.down(tiles.read_rows(saved.logsumexp, tile.batch, tile.head, tile.rows, math.inf))
-    delta = 0.0
+    delta: Any = 0.0
     if saved.delta is not None:
         delta = tile.down(tiles.read_rows(saved.delta, tile.batch, tile.head, tile.rows, 0.0))
     products, dweights = (

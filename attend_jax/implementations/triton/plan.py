@@ -153,6 +153,8 @@ def of(problem: Problem) -> Plan:
 def tuning(problem: Problem) -> Tuning:
     size = 64 if max(problem.head_dim, problem.value_dim) <= 64 else 128
     width, bias = problem.dtype.itemsize, 0 if problem.bias_shape is None else problem.bias_dtype.itemsize
+    if problem.kv_len <= _SMALL.k:
+        bias = min(bias, 2)  # one tile has all keys: nothing is pipelined, and there is room
     if (width, size, bias) == (2, 64, 0) and problem.q_len <= _FEW.q and problem.kv_len > _FEW.k:
         return FEW
     return TABLE.get((width, size, bias), TABLE[width, size, 0])
