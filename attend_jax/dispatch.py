@@ -163,8 +163,8 @@ def on(problem: Problem, platform: str) -> Problem:
     """The problem as it is lowered for one platform, with the products' precision there.
 
     fp32 is fp32 everywhere, unless the caller or `jax.default_matmul_precision` says otherwise; split TF32 has its
-    accuracy on an NVIDIA GPU, at more speed than the plain products. Three bfloat16 parts (BF16_BF16_F32_X6) are as fast
-    and keep 24 bits instead of 22, but XLA (jaxlib 0.11.2) is far off, or raises, where an axis of a product is 1.
+    accuracy on an NVIDIA GPU, at more speed than the plain products. Three bfloat16 parts (BF16_BF16_F32_X6), as fast
+    and with 24 bits instead of 22, are far off in XLA (jaxlib 0.11.2), or raise, where an axis of a product is 1.
     """
     precision = problem.precision
     users = getattr(jax.config, "jax_default_matmul_precision", None)
