@@ -3,7 +3,7 @@
 python -m examples.video.bench [--compile]
 
 Say first what docs/video.md has for GLIBC_TUNABLES, or glibc gives back to the kernel what a step of XLA's will take
-again. Where other jobs have the machine, too, the processor's time is the figure to look at.
+again. Have the machine alone: torch's threads spin while they wait for one that another job keeps from running.
 """
 
 from __future__ import annotations
