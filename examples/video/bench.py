@@ -1,9 +1,9 @@
 """Time a step of the training: jitted Flax against torch, eager and compiled, interleaved.
 
 python -m examples.video.bench [--compile]
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m examples.video.bench   # docs/video.md says why
 
-Where other jobs have the machine, too, the processor's time is the figure to look at.
+Say first what docs/video.md has for GLIBC_TUNABLES, or glibc gives back to the kernel what a step of XLA's will take
+again. Have the machine alone: torch's threads spin while they wait for one that another job keeps from running.
 """
 
 from __future__ import annotations
