@@ -52,7 +52,8 @@ class Made:
         """The module in a dtype, with another's weights. One that is told its dtype may cast to it inside, and is made
         anew, the truth in float64 as well."""
         if not takes_dtype(self.pair.torch):
-            return copy.deepcopy(weights).to(dtype)
+            held = {tensor.dtype for tensor in weights.parameters()} <= {dtype}
+            return _copied(weights).to(dtype) if held else copy.deepcopy(weights).to(dtype)
         module = self._made(dtype).to(dtype)
         module.load_state_dict(weights.state_dict())
         return module
@@ -67,13 +68,13 @@ class Made:
         """Results in the case's dtype, the truth and its spread, each name with a word in front; once for all variants
         of the other side."""
         if self._last[0] == (job.case, job.seed):
-            results: tuple[dict[str, np.ndarray], tuple[str, ...]] = self._last[1]
-            return results
+            arrays, notes = self._last[1]
+            return dict(arrays), notes  # whoever takes them empties it
         self._last = None, None
-        results = self._results(job)
+        arrays, notes = self._results(job)
         if job.again:
-            self._last = (job.case, job.seed), results
-        return results
+            self._last = (job.case, job.seed), (dict(arrays), notes)
+        return arrays, notes
 
     def _results(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         module = self._as(_FLOATS[job.case.run_dtype], self.module)
@@ -179,7 +180,12 @@ def in_double(step: Callable[[], Mapping[str, torch.Tensor]], job: PairJob, hear
 
 def _in_mode(module: torch.nn.Module, job: PairJob) -> torch.nn.Module:
     """The module, or in training a copy of it: a step changes its buffers, and the next is to begin with the same."""
-    return copy.deepcopy(module).train() if job.case.mode == "train" else module
+    return _copied(module).train() if job.case.mode == "train" else module
+
+
+def _copied(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy that holds the very same parameters, which no step changes; buffers and all else are its own."""
+    return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
 
 
 def _differ(again: torch.Tensor, first: torch.Tensor) -> bool:

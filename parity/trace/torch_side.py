@@ -60,6 +60,12 @@ class Watch:
             if view._version != version:  # changed in place: what its gradient was is not known any more
                 del self.shapes[name]
 
+    def forget(self) -> None:
+        """What has been found is had by others. A tensor's hooks know the watch, in C++ where Python finds no cycle:
+        what it saw has to go, or the graph of the whole pass stays."""
+        for found in (self.values, self.gradients, self.shapes, self._views):
+            found.clear()
+
     def _before(self, path: str, module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         del module
         number = self._count[path] = self._count.get(path, -1) + 1
@@ -150,7 +156,8 @@ class Made:
             for (name, _), gradient in zip(wanted.items(), gradients, strict=True):
                 found[name] = torch.zeros_like(wanted[name]) if gradient is None else gradient.detach()
             for name, value in watch.shapes.items():
-                found[name] = watch.gradients.get(name, torch.zeros_like(value))
+                found[name] = watch.gradients[name] if name in watch.gradients else torch.zeros_like(value)
+        watch.forget()
         return found
 
     def _alone(self, job: TraceJob) -> dict[str, Any]:
