@@ -34,8 +34,8 @@ class Mapped(mmap.mmap):
             return cls._over(stream.fileno())
 
     @classmethod
-    def _over(cls, file: int) -> Mapped:
-        found = cls(file, 0, access=mmap.ACCESS_READ)
+    def _over(cls, file: int, access: int = mmap.ACCESS_READ) -> Mapped:
+        found = cls(file, 0, access=access)
         found.file = os.dup(file)
         return found
 
@@ -62,7 +62,7 @@ def within(buffer: memoryview) -> tuple[Mapped, int] | None:
 
 def spilled(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Arrays that will not be wanted for a while, in a file without a name where temporary ones lie: the system writes
-    them out when it wants the memory. They can be read only. Where there is no room, they stay as they are."""
+    them out when it wants the memory. They are to be read only. Where there is no room, they stay as they are."""
     places: dict[int, int] = {}
     try:
         with tempfile.TemporaryFile() as file:
@@ -72,7 +72,8 @@ def spilled(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
                     file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
                     file.write(bytes(-file.tell() % 64))
             file.flush()
-            content = memoryview(Mapped._over(file.fileno()))
+            # Torch warns of arrays that it could not write to.
+            content = memoryview(Mapped._over(file.fileno(), mmap.ACCESS_COPY))
     except (OSError, ValueError):  # a full disk; a file that is empty
         return dict(arrays)
     return {

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
+from parity.mapped import rest
 from parity.montecarlo.noise import Noise
 from parity.montecarlo.results import Rounding, Spread, bound
 from parity.montecarlo.widths import RULES
 
-__all__ = ["Rounding", "Spread", "bound", "spread"]
+__all__ = ["Ahead", "Rounding", "Spread", "bound", "spread"]
 
 # A row shorter than this says too little of its own size, eight runs of a few elements: it is joined with the next.
 ROW = 8
@@ -28,18 +30,21 @@ REPEATS = 1e-3
 
 
 def spread(
-    run: Callable[[], Mapping[str, torch.Tensor]],
+    run: Callable[..., Mapping[str, torch.Tensor]],
     truth: Mapping[str, np.ndarray],
     rounding: Rounding,
     *,
     runs: int = RUNS,
     seed: int = 0,
+    ahead: bool = False,
 ) -> Spread:
     """How far arithmetic of a given rounding may carry each result of a float64 computation.
 
     `run()` performs the whole computation anew, forward and backward, on exact inputs, and returns named float64 (or
     integer, or boolean) tensors: the same ones each time, as it does without noise, where they are `truth`. It is
     called 1 + `runs` times. Whatever it draws from torch's own generators it must seed itself; the noise has its own.
+    With `ahead` it is called with an `Ahead`, to which it may give results as soon as it has them, instead of
+    returning them.
 
     Raises ValueError if it returns other names or shapes than `truth`, or other numbers each time.
     """
@@ -47,32 +52,37 @@ def spread(
         raise ValueError(f"expected `runs` of at least 2, got {runs}")
     with _in_simple_ops():
         recording = Noise(RULES, Rounding(0.0, 0.0))
-        with recording:
-            again = dict(run())
-        _check(again, truth)
-        apart = {}
-        for name in list(again):
-            tensor = again.pop(name)
-            if _real(tensor) and _far(found := _apart(tensor, truth[name]), truth[name], rounding, 0.0):
-                apart[name] = found  # whether it is too far, the widths will tell
+        apart: dict[str, np.ndarray] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def repeated(name: str, tensor: torch.Tensor) -> None:
+            shapes[name] = tuple(tensor.shape)
+            if name in truth and shapes[name] == truth[name].shape and _real(tensor):
+                found = _apart(tensor, truth[name])
+                if _far(found, truth[name], rounding, 0.0):  # whether it is too far, the widths will tell
+                    apart[name] = found
+
+        _each(run, recording, repeated, ahead)
+        _check(shapes, truth)
         squares: dict[str, torch.Tensor] = {}
         uncertain: dict[str, np.ndarray] = {}
         unruled: Counter[str] = Counter()
         flips: dict[int, tuple[str, torch.Tensor]] = {}
         for number in range(runs):
             noise = Noise(RULES, rounding, seed * 1_000_003 + number, recording)
-            with noise:
-                results = dict(run())
-            for name in list(results):
-                tensor = results.pop(name)  # its memory, and its deviation's, is wanted by the next
+
+            def add(name: str, tensor: torch.Tensor, noise: Noise = noise) -> None:
                 expected = torch.as_tensor(truth[name], device=tensor.device)
                 if _real(tensor):
                     if name not in squares:
-                        squares[name] = _zeros(tensor.detach(), expected)
-                    _add_squared_error(squares[name], tensor.detach(), expected, noise.deviations.of(tensor))
+                        squares[name] = _zeros(tensor, expected)
+                    _add_squared_error(squares[name], tensor, expected, noise.deviations.of(tensor))
                 else:
                     other = (tensor != expected).cpu().numpy()
                     uncertain[name] = uncertain.get(name, np.zeros_like(other)) | other
+
+            _each(run, noise, add, ahead)
+            rest(truth)
             unruled |= noise.unruled
             for place, (name, other_way) in noise.flips.items():
                 before = flips.get(place, (name, other_way))[1]
@@ -83,6 +93,31 @@ def spread(
     widths = {name: _floored(squares.pop(name).div_(runs).sqrt_().cpu().numpy()) for name in list(squares)}
     _check_repeats(apart, truth, widths, rounding)
     return Spread(widths, uncertain, dict(unruled), dict(counts), runs)
+
+
+class Ahead:
+    """What a run gives its results to while it is under way, so that they need not be there all at once."""
+
+    def __init__(self, take: Callable[[str, torch.Tensor], None]) -> None:
+        self._take = take
+        self.taken: set[str] = set()
+
+    def __call__(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Take a result, and return a tensor of its shape and dtype that holds next to nothing."""
+        with _disable_current_modes():
+            self._take(name, tensor.detach())
+            self.taken.add(name)
+            return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+
+
+def _each(
+    run: Callable[..., Mapping[str, torch.Tensor]], noise: Noise, take: Callable[[str, torch.Tensor], None], ahead: bool
+) -> None:
+    """Give each result of a run to `take`, as early as may be."""
+    with noise:
+        results = dict(run(Ahead(take)) if ahead else run())
+    for name in list(results):
+        take(name, results.pop(name).detach())  # its memory, and its deviation's, is wanted by the next
 
 
 def _real(tensor: torch.Tensor) -> bool:
@@ -152,14 +187,12 @@ def _in_simple_ops() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def _check(results: Mapping[str, torch.Tensor], truth: Mapping[str, np.ndarray]) -> None:
-    if set(results) != set(truth):
-        raise ValueError(f"expected `run` to return {sorted(truth)}, as in `truth`, got {sorted(results)}")
-    for name, tensor in results.items():
-        if tuple(tensor.shape) != truth[name].shape:
-            raise ValueError(
-                f"expected `{name}` of shape {truth[name].shape}, as in `truth`, got {tuple(tensor.shape)}"
-            )
+def _check(shapes: Mapping[str, tuple[int, ...]], truth: Mapping[str, np.ndarray]) -> None:
+    if set(shapes) != set(truth):
+        raise ValueError(f"expected `run` to return {sorted(truth)}, as in `truth`, got {sorted(shapes)}")
+    for name, shape in shapes.items():
+        if shape != truth[name].shape:
+            raise ValueError(f"expected `{name}` of shape {truth[name].shape}, as in `truth`, got {shape}")
 
 
 def _check_repeats(

@@ -16,6 +16,7 @@ import numpy as np
 from parity.channel import Channel
 from parity.environment import peak_mib
 from parity.errors import BadInput
+from parity.mapped import trim
 from parity.messages import Bad, Options, Outcome, Pass
 from parity.pairs import load
 from parity.pairs.handover import hand_over
@@ -60,6 +61,7 @@ def main(
                 hand_over(connection, *_run(module, job, f"the {side.framework} module"))
             else:
                 connection.send(run(module, job))
+                trim()
         except (EOFError, OSError):
             return
 
