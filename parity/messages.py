@@ -10,6 +10,9 @@ import numpy as np
 from parity.cases import Case
 from parity.spec import Interface
 
+# The answer to an `Outcome` that says that there is more.
+GO_ON = "go on"
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -58,7 +61,8 @@ class Pass:
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What became of a job: arrays; or words of the target's own exception (`raised`), of an implementation that
-    refuses (`refused`), or of a worker that died or timed out (`lost`). `notes` belong into the report."""
+    refuses (`refused`), or of a worker that died or timed out (`lost`). `notes` belong into the report. Of one with
+    many arrays some come ahead, each time with `more`: the worker waits until it is told to go on."""
 
     key: int
     arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -68,3 +72,4 @@ class Outcome:
     seconds: float = 0.0
     peak_mib: int = 0
     notes: tuple[str, ...] = ()
+    more: bool = False

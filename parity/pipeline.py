@@ -73,13 +73,14 @@ class Plan:
 
 @dataclasses.dataclass
 class Slot:
-    """A case under way: what is known of it so far."""
+    """A case under way: what is known of it so far. `judging` is a session's own, if it judges arrays as they come."""
 
     case: Case
     implementation: str | None
     skip: str | None
     arrays: dict[str, np.ndarray] | None = None
     outcomes: dict[str, Outcome] = dataclasses.field(default_factory=dict)
+    judging: Any = None
 
 
 Listener = Callable[[CaseResult], None]
@@ -127,9 +128,13 @@ class Session:
         implementations = self.plan.implementations or (None,)
         slots = [Slot(c, i, self._skips(c, i)) for c, i in itertools.product(cases, implementations)]
         position = dict.fromkeys(self._sides, 0)
+        waiting: dict[str, int] = {}  # sides with more arrays of a case, until it is that case's turn
         judged = 0
         while judged < len(slots):
             for label, side in self._sides.items():
+                if waiting.get(label, judged + 1) <= judged:
+                    del waiting[label]
+                    side.go_on()
                 while position[label] < len(slots) and slots[position[label]].skip is not None:
                     position[label] += 1
                 at = position[label]
@@ -141,9 +146,15 @@ class Session:
                 wait_for(list(self._sides.values()), 0.5)
                 for label, side in self._sides.items():
                     outcome = side.poll()
-                    if outcome is not None:
-                        slots[outcome.key].outcomes[label] = outcome
-                        self._peaks[label] = max(self._peaks[label], outcome.peak_mib)
+                    if outcome is None:
+                        continue
+                    outcome = self._taken(slots[outcome.key], label, outcome)
+                    if outcome.more:
+                        waiting[label] = outcome.key
+                        continue
+                    waiting.pop(label, None)
+                    slots[outcome.key].outcomes[label] = outcome
+                    self._peaks[label] = max(self._peaks[label], outcome.peak_mib)
                 continue
             result = self._judge(slot)
             slots[judged] = Slot(slot.case, slot.implementation, slot.skip)  # lets go of the arrays
@@ -183,6 +194,11 @@ class Session:
             slot.arrays = tensors.make(slot.case, self.plan.seed)
         return slot.arrays
 
+    def _taken(self, slot: Slot, label: str, outcome: Outcome) -> Outcome:
+        """An outcome as it is to be kept, whose arrays may have been looked at; the first ones come ahead."""
+        del slot, label
+        return outcome
+
     def _judge(self, slot: Slot) -> CaseResult:
         case, verdicts, cause = slot.case, list[Verdict](), ""
         reference, candidate = slot.outcomes.get("reference"), slot.outcomes.get("candidate")
@@ -199,7 +215,7 @@ class Session:
         else:
             assert slot.arrays is not None
             try:
-                verdicts = self._verdicts(case, slot.arrays, reference, candidate)
+                verdicts = self._verdicts(slot, reference, candidate)
                 status = worst([verdict.status for verdict in verdicts])
                 if status == "failed":
                     cause = self._cause(case, slot.arrays, candidate, verdicts)
@@ -227,9 +243,8 @@ class Session:
             case=case,
         )
 
-    def _verdicts(
-        self, case: Case, arrays: dict[str, np.ndarray], reference: Outcome, candidate: Outcome
-    ) -> list[Verdict]:
+    def _verdicts(self, slot: Slot, reference: Outcome, candidate: Outcome) -> list[Verdict]:
+        case, arrays = slot.case, slot.arrays or {}
         if case.kind == "dropout":
             return judge_dropout(case, arrays, reference.arrays, candidate.arrays, self.plan.criterion)
         return compare(self.plan.criterion(case, arrays), reference.arrays, candidate.arrays)

@@ -14,7 +14,7 @@ from typing import Any
 
 from parity import worker
 from parity.channel import Channel
-from parity.messages import Bad, Options, Outcome, Pass
+from parity.messages import GO_ON, Bad, Options, Outcome, Pass
 from parity.spec import BadSpec
 
 # Seconds that a side may take to import its framework and its target, on a busy machine.
@@ -26,7 +26,8 @@ _CONTEXT = multiprocessing.get_context("spawn")  # forking a process that has st
 class Side:
     """One worker process at a time; a dead or stuck one costs its job and is replaced.
 
-    Every job is answered by exactly one `Outcome`, in order; a long one says before to `heard` how far it is.
+    Every job is answered by exactly one `Outcome`, in order, besides those that say that there is `more`; a long one
+    says before to `heard` how far it is.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Side:
         self._spec, self._options, self._timeout, self._main = spec, options, timeout, main
         self._job: Any = None
         self._started = 0.0
+        self._waiting: float | None = None  # since when the worker waits for us
         self._start()
 
     def hello(self) -> Any:
@@ -69,7 +71,7 @@ class Side:
             self._connection.send(job)
 
     def poll(self) -> Outcome | None:
-        """The outcome of the job under way, if there is one yet."""
+        """The outcome of the job under way, if there is one yet, or some of its arrays: then `go_on` is to follow."""
         if self._job is None:
             return None
         job = self._job
@@ -82,11 +84,23 @@ class Side:
             if isinstance(message, Pass):
                 self.heard(message)
                 return None
-            self._job = None
+            if message.more:
+                self._waiting = time.monotonic()
+            else:
+                self._job = None
             return message
-        if time.monotonic() - self._started > self._timeout:
+        if self._waiting is None and time.monotonic() - self._started > self._timeout:
             return self._lost(job, f"no answer in {self._timeout:g} s")
         return None
+
+    def go_on(self) -> None:
+        """What came last has been taken; the time that this took is not the worker's."""
+        if self._waiting is None:  # it has died, and been replaced
+            return
+        self._started += time.monotonic() - self._waiting
+        self._waiting = None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._connection.send(GO_ON)
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -98,7 +112,7 @@ class Side:
         self.close()
         self._start()
         self.hello()
-        self._job = None
+        self._job = self._waiting = None
         return Outcome(job.key, lost=f"{self.label}: {words}")
 
     def _start(self) -> None:

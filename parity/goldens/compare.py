@@ -17,8 +17,8 @@ from parity.dropout import judge_dropout
 from parity.goldens import file
 from parity.goldens.differences import differences
 from parity.goldens.golden import ATTENTION, INPUT, RESULT, Golden, Recording
+from parity.pairs.judge import judge
 from parity.pairs.messages import REFERENCE
-from parity.pairs.session import judge
 from parity.report import terminal
 from parity.results import EXIT_MISMATCH, CaseResult, Report
 from parity.runner import finish
@@ -104,7 +104,7 @@ def _verdicts(kind: str, recording: Recording, found: dict[str, np.ndarray]) -> 
     reference, case = recording.outcome(0, kind), recording.case
     if kind != ATTENTION:
         assert RESULT == REFERENCE
-        return judge(reference, found)
+        return judge(reference.arrays, found)
     if case.kind == "exact":
         return compare(recording.expectations(), reference.arrays, found)
     return judge_dropout(case, recording.part(INPUT), reference.arrays, found, attention)

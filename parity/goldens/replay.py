@@ -41,6 +41,9 @@ class Answers(Side):
     def poll(self) -> Outcome | None:
         return self._ready.popleft() if self._ready else None
 
+    def go_on(self) -> None:
+        """Nothing waits: there is never more."""
+
     def close(self) -> None:
         """There is nothing to end."""
 
@@ -83,12 +86,10 @@ class _FromFile:
 
 
 class AttentionReplay(_FromFile, Session):
-    def _verdicts(
-        self, case: Case, arrays: dict[str, np.ndarray], reference: Outcome, candidate: Outcome
-    ) -> list[Verdict]:
-        if case.kind != "exact":
-            return super()._verdicts(case, arrays, reference, candidate)
-        return compare(self._recording(case).expectations(), reference.arrays, candidate.arrays)
+    def _verdicts(self, slot: Slot, reference: Outcome, candidate: Outcome) -> list[Verdict]:
+        if slot.case.kind != "exact":
+            return super()._verdicts(slot, reference, candidate)
+        return compare(self._recording(slot.case).expectations(), reference.arrays, candidate.arrays)
 
 
 class PairReplay(_FromFile, PairSession):

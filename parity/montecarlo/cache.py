@@ -25,6 +25,7 @@ import torch
 
 from parity.cases import Arrays
 from parity.errors import BadInput
+from parity.mapped import rest
 from parity.montecarlo.results import Known, Spread
 from parity.weights import files
 
@@ -134,6 +135,7 @@ def _read(path: Path, reference: Arrays) -> Known | None:
     shapes = [{name: array.shape for name, array in part.items()} for part in found]
     if metadata.get("format") != _FORMAT or metadata.get("sum") != _sum(arrays) or shapes != [right, right]:
         return None
+    rest(arrays)  # all of it has been summed up
     with contextlib.suppress(OSError):
         os.utime(path)
     return Known({name: parts[_TRUTH][name] for name in reference}, spread)  # a file has an order of its own

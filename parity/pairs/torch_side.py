@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from parity import worker_torch
+from parity.mapped import rest, spilled, trim
 from parity.messages import Options
 from parity.montecarlo import cache
 from parity.montecarlo.double import Double
 from parity.montecarlo.results import Known
-from parity.montecarlo.spread import RUNS, Rounding, Spread, spread
+from parity.montecarlo.spread import RUNS, Ahead, Rounding, Spread, spread
 from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, UNCERTAIN, PairJob, PairSide, random_words
 from parity.pairs.nested import flatten
 from parity.pairs.pair import Pair, takes_dtype
 from parity.weights import torch_side as weights
 
 _FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Bytes of a truth, from which what a pass leaves to the allocator is worth being given back.
+_LARGE = 1 << 26
 
 
 def set_up(options: Options) -> None:
@@ -52,7 +55,8 @@ class Made:
         """The module in a dtype, with another's weights. One that is told its dtype may cast to it inside, and is made
         anew, the truth in float64 as well."""
         if not takes_dtype(self.pair.torch):
-            return copy.deepcopy(weights).to(dtype)
+            held = {tensor.dtype for tensor in weights.parameters()} <= {dtype}
+            return _copied(weights).to(dtype) if held else copy.deepcopy(weights).to(dtype)
         module = self._made(dtype).to(dtype)
         module.load_state_dict(weights.state_dict())
         return module
@@ -67,20 +71,21 @@ class Made:
         """Results in the case's dtype, the truth and its spread, each name with a word in front; once for all variants
         of the other side."""
         if self._last[0] == (job.case, job.seed):
-            results: tuple[dict[str, np.ndarray], tuple[str, ...]] = self._last[1]
-            return results
+            arrays, notes = self._last[1]
+            return dict(arrays), notes  # whoever takes them empties it
         self._last = None, None
-        results = self._results(job)
+        arrays, notes = self._results(job)
         if job.again:
-            self._last = (job.case, job.seed), results
-        return results
+            self._last = (job.case, job.seed), (dict(arrays), notes)
+        return arrays, notes
 
     def _results(self, job: PairJob) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         module = self._as(_FLOATS[job.case.run_dtype], self.module)
-        reference = {name: _numpy(tensor) for name, tensor in self._step(module, job, None).items()}
+        reference = spilled({name: _numpy(tensor) for name, tensor in self._step(module, job, None).items()})
         find = functools.partial(self._known, module, job, reference)
         source = module, self.pair.torch, self.pair.torch_call, Made
         settings = job.case.name, job.seed, Rounding.of(job.case.run_dtype)
+        rest(reference)
         known, cached = self.remembered(source, job, reference, settings, find)
         widths = known.spread
         found = {REFERENCE + name: array for name, array in reference.items()}
@@ -106,7 +111,7 @@ class Made:
         """Ten passes in float64. A module whose results were found in the cache is not random: there they are again."""
         self._check_repeats(module, job, reference)
         double = self._as(torch.float64, module)
-        return in_double(lambda: self._step(double, job, torch.float64), job, self.heard)
+        return in_double(lambda ahead: self._step(double, job, torch.float64, ahead), job, self.heard)
 
     def outputs(self, job: PairJob) -> dict[str, torch.Tensor]:
         """Those alone, in float32 and evaluation."""
@@ -120,7 +125,9 @@ class Made:
                 raise TypeError(f"expected {name} to be a torch.Tensor, got {type(output).__name__}")
         return outputs
 
-    def _step(self, module: Any, job: PairJob, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    def _step(
+        self, module: Any, job: PairJob, dtype: torch.dtype | None, ahead: Ahead | None = None
+    ) -> dict[str, torch.Tensor]:
         """Outputs, the gradients of inputs and parameters, and after a step of training the buffers; all anew."""
         module = _in_mode(module, job)
         inputs = _inputs(job, dtype)
@@ -142,12 +149,9 @@ class Made:
         wanted |= {f"d({name})": tensor for name, tensor in parameters.items()}
         real = {name: output for name, output in outputs.items() if output.requires_grad}
         cotangents = cotangents_of(job, real)
-        gradients: Any = ()
-        if real and wanted:
-            gradients = torch.autograd.grad(list(real.values()), list(wanted.values()), cotangents, allow_unused=True)
         found = {name: output.detach() for name, output in outputs.items()}
-        for (name, tensor), gradient in zip(wanted.items(), gradients, strict=False):
-            found[name] = torch.zeros_like(tensor) if gradient is None else gradient
+        if real and wanted:
+            found |= gradients_of(real.values(), cotangents, wanted, ahead)
         if module.training:
             found |= {f"buffer({name})": buffer.detach() for name, buffer in module.named_buffers()}
         return found
@@ -161,25 +165,52 @@ class Made:
                 raise ValueError(random_words("torch", job.case.mode, name, _dropouts(module)))
 
 
-def in_double(step: Callable[[], Mapping[str, torch.Tensor]], job: PairJob, heard: Callable[[int, int], None]) -> Known:
+def gradients_of(
+    outputs: Iterable[torch.Tensor],
+    cotangents: Sequence[torch.Tensor],
+    wanted: Mapping[str, torch.Tensor],
+    ahead: Ahead | None,
+) -> dict[str, torch.Tensor]:
+    """The gradients that are wanted, zero where nothing depends on a tensor, without those that are taken `ahead`."""
+    hooks = [tensor.register_hook(functools.partial(ahead, name)) for name, tensor in wanted.items() if ahead]
+    gradients = torch.autograd.grad(list(outputs), list(wanted.values()), cotangents, allow_unused=True)
+    for hook in hooks:
+        hook.remove()
+    return {
+        name: torch.zeros_like(tensor) if gradient is None else gradient.detach()
+        for (name, tensor), gradient in zip(wanted.items(), gradients, strict=True)
+        if ahead is None or name not in ahead.taken
+    }
+
+
+def in_double(
+    step: Callable[[Ahead | None], Mapping[str, torch.Tensor]], job: PairJob, heard: Callable[[int, int], None]
+) -> Known:
     """The truth of a step in float64, and its spread: ten passes, each of which is heard of."""
     total, done = 2 + RUNS, 0
 
-    def run() -> Mapping[str, torch.Tensor]:
+    def run(ahead: Ahead | None = None) -> Mapping[str, torch.Tensor]:
         nonlocal done
         heard(done, total)
         with Double():
-            found = step()
+            found = step(ahead)
         done += 1
         return found
 
-    truth = {name: _numpy(tensor) for name, tensor in run().items()}
-    return Known(truth, spread(run, truth, Rounding.of(job.case.run_dtype), seed=job.seed))
+    truth = spilled({name: _numpy(tensor) for name, tensor in run().items()})
+    if sum(array.nbytes for array in truth.values()) >= _LARGE:
+        trim()
+    return Known(truth, spread(run, truth, Rounding.of(job.case.run_dtype), seed=job.seed, ahead=True))
 
 
 def _in_mode(module: torch.nn.Module, job: PairJob) -> torch.nn.Module:
     """The module, or in training a copy of it: a step changes its buffers, and the next is to begin with the same."""
-    return copy.deepcopy(module).train() if job.case.mode == "train" else module
+    return _copied(module).train() if job.case.mode == "train" else module
+
+
+def _copied(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy that holds the very same parameters, which no step changes; buffers and all else are its own."""
+    return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
 
 
 def _differ(again: torch.Tensor, first: torch.Tensor) -> bool:

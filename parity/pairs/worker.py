@@ -11,11 +11,15 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from parity.channel import Channel
 from parity.environment import peak_mib
 from parity.errors import BadInput
+from parity.mapped import trim
 from parity.messages import Bad, Options, Outcome, Pass
 from parity.pairs import load
+from parity.pairs.handover import hand_over
 from parity.pairs.messages import PairHello, PairJob, PairSide
 from parity.worker import end_with_parent, words
 
@@ -52,8 +56,14 @@ def main(
             job = connection.recv()
         except (EOFError, OSError):  # the pipeline is gone
             return
-        name = f"the {side.framework} module"
-        connection.send(_run(module, job, name) if run is None else run(module, job))
+        try:
+            if run is None:
+                hand_over(connection, *_run(module, job, f"the {side.framework} module"))
+            else:
+                connection.send(run(module, job))
+                trim()
+        except (EOFError, OSError):
+            return
 
 
 def _framework(name: str, package: str) -> ModuleType:
@@ -79,13 +89,14 @@ def _given(job: PairJob) -> str:
     return "called with " + ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in job.arrays.items())
 
 
-def _run(module, job: PairJob, name: str) -> Outcome:  # type: ignore[no-untyped-def]
+def _run(module, job: PairJob, name: str) -> tuple[Outcome, dict[str, np.ndarray]]:  # type: ignore[no-untyped-def]
+    """What became of a job, and the arrays that it is to have."""
     start = time.perf_counter()
     try:
         arrays, notes = module.run(job)
     except BaseException as error:  # a module may raise SystemExit or KeyboardInterrupt as well
         seconds, said = time.perf_counter() - start, words(error)
         if any(sign in said for sign in _OUT_OF_MEMORY):  # which says nothing of what the module computes
-            return Outcome(job.key, lost=f"{name} ran out of memory: {said}", seconds=seconds, peak_mib=peak_mib())
-        return Outcome(job.key, raised=f"{said} ({_given(job)})", seconds=seconds, peak_mib=peak_mib())
-    return Outcome(job.key, arrays, seconds=time.perf_counter() - start, peak_mib=peak_mib(), notes=notes)
+            return Outcome(job.key, lost=f"{name} ran out of memory: {said}", seconds=seconds, peak_mib=peak_mib()), {}
+        return Outcome(job.key, raised=f"{said} ({_given(job)})", seconds=seconds, peak_mib=peak_mib()), {}
+    return Outcome(job.key, seconds=time.perf_counter() - start, peak_mib=peak_mib(), notes=notes), arrays

@@ -10,6 +10,7 @@ import numpy as np
 
 from parity import tensors
 from parity.compare import Verdict
+from parity.mapped import rest
 from parity.messages import Outcome
 from parity.pairs import gradients
 from parity.pairs.cases import PairCase
@@ -49,6 +50,7 @@ class TraceSession(PairSession):
         rows = _in_place(whole, aligned)
         calls = {row.call.torch: row.call for row in rows if _to_run_alone(row, rows)}
         forced = {name: whole.forced(call) for name, call in calls.items()}
+        rest(whole.torch)
         sent = {name: given for name, given in forced.items() if isinstance(given, Forced)}
         alone, silent = None, dict[str, str]()
         if sent:

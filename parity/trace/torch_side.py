@@ -11,8 +11,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from parity import worker_torch
+from parity.mapped import rest, spilled
 from parity.montecarlo.results import Known
-from parity.montecarlo.spread import Rounding
+from parity.montecarlo.spread import Ahead, Rounding
 from parity.pairs import torch_side
 from parity.pairs.messages import REFERENCE, SPREAD, TRUTH, PairSide
 from parity.pairs.nested import flatten
@@ -33,14 +34,14 @@ class Watch:
     would leave the view of an output behind. `keep`: `arguments` are to be there for running calls again.
     """
 
-    def __init__(self, module: torch.nn.Module, *, keep: bool) -> None:
+    def __init__(self, module: torch.nn.Module, *, keep: bool, ahead: Ahead | None = None) -> None:
         self.values: Tensors = {}
         self.gradients: Tensors = {}
         self.shapes: Tensors = {}
         self.calls: list[str] = []
         self.arguments: dict[str, tuple[Any, Any]] = {}
         self.within: list[str] = []
-        self._keep = keep
+        self._keep, self._ahead = keep, ahead
         self._count: dict[str, int] = {}
         self._views: dict[str, tuple[torch.Tensor, int]] = {}
         self._modules = {path: child for path, child in module.named_modules() if path}
@@ -60,6 +61,12 @@ class Watch:
             if view._version != version:  # changed in place: what its gradient was is not known any more
                 del self.shapes[name]
 
+    def forget(self) -> None:
+        """What has been found is had by others. A tensor's hooks know the watch, in C++ where Python finds no cycle:
+        what it saw has to go, or the graph of the whole pass stays."""
+        for found in (self.values, self.gradients, self.shapes, self._views):
+            found.clear()
+
     def _before(self, path: str, module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         del module
         number = self._count[path] = self._count.get(path, -1) + 1
@@ -76,14 +83,19 @@ class Watch:
         return self._seen("output", call, output)
 
     def _pulled(self, name: str, gradient: torch.Tensor) -> None:
-        self.gradients[name] = gradient.detach().clone()  # now: what is known of its rounding goes with its memory
+        self.gradients[name] = self._had(name, gradient)  # now: what is known of its rounding goes with its memory
+
+    def _had(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """As it is now: it may be changed in place."""
+        copied = tensor.detach().clone()
+        return copied if self._ahead is None else self._ahead(name, copied)
 
     def _seen(self, role: str, call: str, value: Any) -> Any:
         output = role == "output"
         aliased = _mapped(lambda tensor: tensor.clone() if output else tensor.view_as(tensor), value)
         for leaf, tensor in enumerate(_real(aliased)):
             name = named(role, call, leaf)
-            self.values[name] = tensor.detach().clone()  # as it is now: it may be changed in place
+            self.values[name] = self._had(name, tensor)
             if tensor.requires_grad:
                 tensor.register_hook(functools.partial(self._pulled, "d" + name))
                 self.shapes["d" + name] = self.values[name]
@@ -120,19 +132,23 @@ class Made:
         reference = self._step(job, module, None)
         watch = self._watch
         assert watch is not None
-        self._kept = module, watch, reference
-        arrays = self._judged(job, module, reference, lambda double: self._step(job, double, torch.float64))
+        self._kept = module, watch, {name: x for name, x in reference.items() if name.startswith("doutput")}
+        arrays = self._judged(
+            job, module, reference, lambda double, ahead: self._step(job, double, torch.float64, ahead)
+        )
         modules = (
             Module(path, type(child).__name__, of_torch(child)) for path, child in self._made.module.named_modules()
         )
         return Traced(job.key, arrays, modules=tuple(modules), calls=(*watch.calls, ROOT))
 
-    def _step(self, job: TraceJob, module: torch.nn.Module, dtype: torch.dtype | None) -> Tensors:
+    def _step(
+        self, job: TraceJob, module: torch.nn.Module, dtype: torch.dtype | None, ahead: Ahead | None = None
+    ) -> Tensors:
         """All submodules' inputs and outputs, and the gradients of these, of the inputs and of the parameters."""
         inputs = torch_side._inputs(job, dtype)
         given = {name: inputs[name].requires_grad_() for name in job.case.named("input")}
         call = self._made.pair.torch_call
-        with Watch(module, keep=dtype is None) as watch:
+        with Watch(module, keep=dtype is None, ahead=ahead) as watch:
             self._watch = watch
             outputs = flatten(module(**inputs) if call is None else call(module, **inputs))
         for name, output in outputs.items():
@@ -146,12 +162,11 @@ class Made:
         found = dict(watch.values)
         found |= {named("output", ROOT, name): x.detach() for name, x in outputs.items() if x.is_floating_point()}
         if real:
-            gradients = torch.autograd.grad(list(real.values()), list(wanted.values()), cotangents, allow_unused=True)
-            for (name, _), gradient in zip(wanted.items(), gradients, strict=True):
-                found[name] = torch.zeros_like(wanted[name]) if gradient is None else gradient.detach()
+            found |= torch_side.gradients_of(real.values(), cotangents, wanted, ahead)
             for name, value in watch.shapes.items():
-                found[name] = watch.gradients.get(name, torch.zeros_like(value))
-        return found
+                found[name] = watch.gradients[name] if name in watch.gradients else torch.zeros_like(value)
+        watch.forget()
+        return {name: tensor for name, tensor in found.items() if ahead is None or name not in ahead.taken}
 
     def _alone(self, job: TraceJob) -> dict[str, Any]:
         """Each of the calls that are named, on the inputs that it had in the run's dtype, and back from the gradient of
@@ -161,29 +176,41 @@ class Made:
         module, watch, whole = self._kept
         calls = {call: watch.arguments[call] for call in job.alone}
         reference = _each(module, calls, whole, None)
-        return self._judged(job, module, reference, lambda double: _each(double, calls, whole, torch.float64))
+        return self._judged(
+            job, module, reference, lambda double, ahead: _each(double, calls, whole, torch.float64, ahead)
+        )
 
     def _judged(
-        self, job: TraceJob, module: torch.nn.Module, results: Tensors, run: Callable[[torch.nn.Module], Tensors]
+        self,
+        job: TraceJob,
+        module: torch.nn.Module,
+        results: Tensors,
+        run: Callable[[torch.nn.Module, Ahead | None], Tensors],
     ) -> dict[str, Any]:
-        """The reference beside its truth and the spread of that, kept as those of a run are."""
-        reference = {name: worker_torch.to_numpy(tensor) for name, tensor in results.items()}
+        """The reference beside its truth and the spread of that, kept as those of a run are; `results` are moved."""
+        reference = spilled({name: worker_torch.to_numpy(tensor) for name, tensor in results.items()})
+        results.clear()
         rounding = Rounding.of(job.case.run_dtype)
 
         def find() -> Known:
             double = copy.deepcopy(module).double()
-            return torch_side.in_double(lambda: run(double), job, self.heard)
+            return torch_side.in_double(lambda ahead: run(double, ahead), job, self.heard)
 
         source = module, self._made.pair.torch_call, Made, Watch
         settings = "trace", job.case.name, job.seed, rounding, job.alone is None
         known = self._made.remembered(source, job, reference, settings, find)[0]
+        rest(reference)
         found = {REFERENCE + name: array for name, array in reference.items()}
         found |= {TRUTH + name: array for name, array in known.truth.items()}
         return found | {SPREAD + name: array for name, array in known.spread.results.items()}
 
 
 def _each(
-    module: torch.nn.Module, calls: Mapping[str, tuple[Any, Any]], whole: Tensors, dtype: torch.dtype | None
+    module: torch.nn.Module,
+    calls: Mapping[str, tuple[Any, Any]],
+    whole: Tensors,
+    dtype: torch.dtype | None,
+    ahead: Ahead | None = None,
 ) -> Tensors:
     found: Tensors = {}
     for call, arguments in calls.items():
@@ -209,6 +236,9 @@ def _each(
             )
             for place, (tensor, gradient) in enumerate(zip(leaves, gradients, strict=True)):
                 found[named("dinput", call, place)] = torch.zeros_like(tensor) if gradient is None else gradient
+        if ahead is not None:
+            for name in list(found):
+                ahead(name, found.pop(name))
     return found
 
 

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from parity import channel
+from parity import channel, mapped
 from parity.channel import LARGE, Channel
 from parity.process import Side, spawn, wait_for
 
@@ -188,3 +188,38 @@ def test_a_side_is_heard_of_before_it_answers():
         side.close()
     assert heard == [Pass(0, 3), Pass(1, 3), Pass(2, 3)]
     assert (outcome.key, outcome.arrays["x"].sum(), side.busy) == (5, LARGE, False)
+
+
+def test_what_is_spilled_is_the_same_and_rests():
+    arrays = {name: array for name, array in ARRAYS.items() if array.dtype != object} | {"again": ARRAYS["float32"]}
+    found = mapped.spilled(arrays)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert np.array_equal(found[name], array)
+    assert np.shares_memory(found["float32"], found["again"])
+    assert mapped.within(found["bfloat16"].view(np.uint8).data) is not None
+    mapped.rest(found)
+    assert np.array_equal(found["transposed"], arrays["transposed"])
+
+
+def test_what_rests_takes_no_memory():
+    found = mapped.spilled({"x": np.ones(8 * MEBI)})
+    found["x"].sum()
+    looked_at = resident()
+    mapped.rest(found)
+    assert looked_at - resident() > 48 * MEBI
+
+
+def resident():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_full_disk_leaves_arrays_where_they_are(monkeypatch):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mapped.tempfile, "TemporaryFile", full)
+    array = np.ones(3)
+    assert mapped.spilled({"x": array})["x"] is array

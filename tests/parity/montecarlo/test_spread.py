@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from parity.montecarlo.spread import Rounding, Spread, bound, spread
+from parity.montecarlo.spread import Ahead, Rounding, Spread, bound, spread
+from parity.pairs.torch_side import gradients_of
 
 SINGLE = Rounding.of("float32")
 
@@ -49,6 +50,32 @@ def test_a_row_is_as_many_last_axes_as_it_takes():
     assert width[0, 0, 0] == pytest.approx(1 / 6, rel=0.1)
     assert width[0, 1, 0] == pytest.approx(1 / 3)
     assert (width[1] < 1e-5).all()
+
+
+def grown(ahead=None):
+    """A parameter that is used twice, one that is not, and a gradient that is laid out the other way round."""
+    w, v, unused = (numbers(*shape, seed=seed).requires_grad_() for seed, shape in enumerate([(13, 11), (11, 5), (3,)]))
+    y = torch.exp(numbers(7, 13, seed=4) @ w) @ (w.T @ w @ v)
+    return {"y": y.detach()} | gradients_of([y], [torch.ones_like(y)], {"w": w, "v": v, "unused": unused}, ahead)
+
+
+def test_results_that_are_given_ahead_count_the_same():
+    truth = {name: tensor.numpy() for name, tensor in grown().items()}
+    kept, given = (spread(grown, truth, SINGLE, ahead=ahead) for ahead in (False, True))
+    assert kept.results.keys() == given.results.keys() == truth.keys()
+    assert all(np.array_equal(kept.results[name], given.results[name]) for name in truth)
+    assert kept.results["w"].all()
+
+    taken = Ahead(lambda name, tensor: None)
+    left = grown(taken)
+    assert (taken.taken, left.keys()) == ({"w", "v"}, {"y", "unused"})
+
+
+def test_errors_are_added_up_in_blocks(monkeypatch):
+    whole = found(grown)
+    monkeypatch.setattr("parity.montecarlo.spread.BLOCK", 20)
+    blocks = found(grown)
+    assert all(np.array_equal(whole.results[name], blocks.results[name]) for name in whole.results)
 
 
 def test_the_bound_is_twice_the_references_worst_and_six_times_the_spread():

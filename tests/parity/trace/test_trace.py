@@ -110,3 +110,39 @@ def test_each_call_of_a_shared_module(trace):
 def test_what_has_no_counterpart_is_listed(trace):
     assert trace("convs_right").left_out == ("act (ReLU): no counterpart in Flax",)
     assert "blocks.1.mix <-> blocks.1.mix: called once in torch, never in Flax" in " ".join(trace("jitted").left_out)
+
+
+def test_a_pass_leaves_nothing_behind(monkeypatch):
+    """Ten are made in float64; a graph that stays is as large as all activations."""
+    import gc
+    import weakref
+
+    from parity import tensors
+    from parity.pairs.cases import cases
+    from parity.pairs.load import load
+    from parity.pairs.messages import PairSide
+    from parity.trace.messages import TraceJob
+    from parity.trace.torch_side import Made, Watch
+
+    spec = f"{BLOCKS}:encoder"
+    made, (case, *_) = Made(load(spec), PairSide(spec, "torch")), cases(spec, load(spec), ())
+    seen = []
+    kept = Watch._seen
+
+    def spied(watch, role, call, value):
+        aliased = kept(watch, role, call, value)
+        seen.extend(weakref.ref(leaf) for leaf in _tensors(aliased))
+        return aliased
+
+    monkeypatch.setattr(Watch, "_seen", spied)
+    made._step(TraceJob(0, case, tensors.make(case, 0)), made._made.module, None)
+    gc.collect()
+    assert len(seen) > 20
+    assert not [reference for reference in seen if reference() is not None]
+
+
+def _tensors(value):
+    import torch
+    from torch.utils import _pytree
+
+    return [leaf for leaf in _pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
