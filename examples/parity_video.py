@@ -36,6 +36,9 @@ UNET_SMALL_BOTH_WAYS = dataclasses.replace(UNET_SMALL, causal=False, memory=0, f
 OFFSETS = ("d(*_bias.enter.bias)", "d(*_bias.hidden.bias)")
 POSITIONS = ("d(*_bias.*)",)
 
+# The faults that an image shows, and attention without causality.
+IN_SPACE = ("bias-gradient", "bias-mirrored", "epsilon")
+
 
 def awake(model: nn.Module) -> nn.Module:
     """Numbers for all weights that begin as zeros: no gradient would be seen behind them."""
@@ -98,7 +101,7 @@ block = Pair(
     inputs={"x": Input(f"b f h w {WIDTH}")},
     sizes={"b": 2, "f": 3, "h": 4, "w": 3},
     honest={"in blocks": flax_block(BOTH_WAYS, implementation="blockwise")},
-    wrong={name: flax_block(BOTH_WAYS, fault=name) for name in ("bias-gradient", "bias-mirrored", "epsilon")},
+    wrong={name: flax_block(BOTH_WAYS, fault=name) for name in IN_SPACE},
 )
 block_causal = Pair(
     torch=torch_block(BLOCK),
@@ -117,14 +120,14 @@ block_image = Pair(
     flax_call=as_image,
     inputs={"x": Input(f"b 1 h w {WIDTH}")},
     sizes={"b": 2, "h": 3, "w": 5},
-    wrong={"bias-gradient": flax_block(BLOCK, fault="bias-gradient")},
+    wrong={name: flax_block(BLOCK, fault=name) for name in IN_SPACE},
 )
 unet = Pair(
     torch=torch_unet(UNET_BOTH_WAYS),
     flax=flax_unet(UNET_BOTH_WAYS),
     inputs={"x": Input("b 2 f h w"), "timestep": Input("b", range=(0, 1))},
     sizes={"b": 2, "f": 3, "h": 4, "w": 6},
-    wrong={"bias-gradient": flax_unet(UNET_BOTH_WAYS, fault="bias-gradient")},
+    wrong={name: flax_unet(UNET_BOTH_WAYS, fault=name) for name in IN_SPACE},
 )
 unet_causal = Pair(
     torch=torch_unet(dataclasses.replace(UNET, depth=2)),
@@ -139,6 +142,7 @@ unet_image = Pair(
     flax=flax_unet(UNET),
     inputs={"x": Input("b 2 h w"), "timestep": Input("b", range=(0, 1))},
     sizes={"b": 2, "h": 4, "w": 6},
+    wrong={name: flax_unet(UNET, fault=name) for name in IN_SPACE},
 )
 block_16bit = in_16bit(block, OFFSETS)
 block_causal_16bit = in_16bit(block_causal, OFFSETS)
