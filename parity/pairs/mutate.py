@@ -165,12 +165,12 @@ def _show(console: Console, rows: Sequence[Row], seconds: float, seeds: int, *, 
 
 def _closest(row: Row) -> str:
     """Where a fault comes closest to being noticed, and what rounding does there."""
-    if row.largest is None:
-        return ""
     of = row.largest
+    if of is None or of.bound is None:
+        return ""
     return (
-        f"\n  {of.quantity}: off by {of.max_error:.2g}, the reference itself by {of.reference_error:.2g}; "
-        f"error / bound {of.bound_ratio:.2g}"
+        f"\n  {of.quantity}: off by {of.bound_ratio * of.bound:.2g}, {of.bound_ratio:.2g} of the bound; the reference "
+        f"itself by up to {of.reference_error:.2g}"
     )
 
 
