@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install parity pairs example mutate-pairs test check docs format mutate release-check test-lowest clean
+.PHONY: install parity pairs example devices mutate-pairs test check docs format mutate release-check test-lowest clean
 .DEFAULT_GOAL := parity
 
 install: .venv/.installed
@@ -33,6 +33,10 @@ KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:gl
 
 example: install
 	$(KEEP_MEMORY) $(BIN)/python -m examples.video.train
+
+# The same training on eight devices, which the CPU is made into, against the loss of one.
+devices: install
+	$(BIN)/python -m examples.video.devices --mesh data=2,heads=4
 
 test: install
 	$(BIN)/python -m pytest -n auto

@@ -100,4 +100,4 @@ def trim() -> None:
         _C.malloc_trim(0)
 
 
-_C = ctypes.CDLL(None)
+_C = ctypes.CDLL(None) if os.name == "posix" else None

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from parity.compare import Verdict
 from parity.errors import BadInput
 from parity.pairs.messages import HONEST, PLANTED, PORT, SUBTLE, WRONG
 from parity.pairs.session import PairPlan, PairSession
@@ -43,9 +44,14 @@ class Row:
         return tuple(result for result in self.results if result.status in ("failed", "error"))
 
     @property
+    def largest(self) -> Verdict | None:
+        """The quantity with the largest error / bound."""
+        verdicts = (verdict for result in self.results for verdict in result.verdicts)
+        return max(verdicts, key=lambda verdict: verdict.bound_ratio, default=None)
+
+    @property
     def ratio(self) -> float:
-        """The largest error / bound."""
-        return max((verdict.bound_ratio for result in self.results for verdict in result.verdicts), default=0.0)
+        return self.largest.bound_ratio if self.largest else 0.0
 
     @property
     def quantities(self) -> list[str]:
@@ -139,7 +145,9 @@ def _show(console: Console, rows: Sequence[Row], seconds: float, seeds: int, *, 
             wide.print(grid, "")
     for row in rows:
         if row.outcome == "survives":
-            console.print(f"[bold red]SURVIVED[/] {escape(row.pair)}: {escape(row.variant)}", soft_wrap=True)
+            console.print(
+                f"[bold red]SURVIVED[/] {escape(f'{row.pair}: {row.variant}{_closest(row)}')}", soft_wrap=True
+            )
         if row.outcome in ("rejected", "not judged"):
             first = next(result for result in row.results if result.status != "passed")
             console.print(
@@ -153,6 +161,17 @@ def _show(console: Console, rows: Sequence[Row], seconds: float, seeds: int, *, 
         f"{sum(row.outcome == 'rejected' for row in honest)} of {len(honest)} rejected; {seeds} "
         f"seed{'s' if seeds > 1 else ''}, {seconds:.0f} s", highlight=False, soft_wrap=True,
     )  # fmt: skip
+
+
+def _closest(row: Row) -> str:
+    """Where a fault comes closest to being noticed, and what rounding does there."""
+    of = row.largest
+    if of is None or of.bound is None:
+        return ""
+    return (
+        f"\n  {of.quantity}: off by {of.bound_ratio * of.bound:.2g}, {of.bound_ratio:.2g} of the bound; the reference "
+        f"itself by up to {of.reference_error:.2g}"
+    )
 
 
 _COLOURS = {"passes": "green", "caught": "green", "rejected": "bold red", "survives": "bold red"}

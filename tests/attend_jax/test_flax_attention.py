@@ -24,9 +24,9 @@ def normal(*shape):
     return jnp.asarray(np.random.default_rng(shape).standard_normal(shape), jnp.float32)
 
 
-FROM_0_12_8 = pytest.mark.skipif(
-    "num_kv_heads" not in inspect.signature(nnx.MultiHeadAttention.__init__).parameters,
-    reason="this flax has no grouped heads, and its module no is_causal",
+IS_CAUSAL = pytest.mark.skipif(
+    "is_causal" not in inspect.signature(nnx.MultiHeadAttention.__call__).parameters,
+    reason="the module of this flax has no is_causal",
 )
 
 
@@ -43,7 +43,7 @@ CASES = [
     "S12,b=6,mask=bhij,values=empty-row",
     "S12,b=6,mask=b1ij,values=empty-row,dtype=bfloat16",
     "S12,b=6,mask=ij,causal=upper_left",
-    pytest.param("S13,b=6,kv=2,mask=b1ij", marks=FROM_0_12_8),
+    "S13,b=6,kv=2,mask=b1ij",
 ]
 
 
@@ -161,9 +161,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=FROM_0_12_8) if name in ("causal", "grouped heads") else name for name in CALLS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=IS_CAUSAL) if name == "causal" else name for name in CALLS])
 def test_the_nnx_module_with_it_is_the_nnx_module(name):
     inputs, options, call = CALLS[name]
     for actual, expected in zip(*(gradients(module, *inputs, **call) for module in pair(**options)), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -74,6 +75,7 @@ def test_a_wrong_port_that_survives_and_a_faulty_honest_one_exit_1(cli, tmp_path
     assert outcomes == {"the port": "passes", "honest: twice": "rejected", "wrong: as it should be": "no effect",
                         "wrong: by less than rounding": "survives"}  # fmt: skip
     assert "SURVIVED" in ran.words
+    assert re.search(r"\S+: off by \S+, 0\.\d+ of the bound; the reference itself by up to \S+", ran.words)
     assert "REJECTED" in ran.words
 
 
