@@ -96,8 +96,8 @@ def rest(arrays: Mapping[str, np.ndarray]) -> None:
 
 def trim() -> None:
     """Give back what was freed: the allocator keeps tensors of up to 32 MiB for the next ones."""
-    if hasattr(_C, "malloc_trim"):  # glibc
-        _C.malloc_trim(0)
+    if _trim is not None:
+        _trim(0)
 
 
-_C = ctypes.CDLL(None) if os.name == "posix" else None
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc's
