@@ -14,14 +14,15 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 from parity.cases import Case
 from parity.errors import BadInput
 
 FRAMEWORKS = ("torch", "jax")
-_OURS = os.path.dirname(__file__) + os.sep
+# Whose frames are of no use to somebody whose module cannot be imported.
+_OURS = (os.path.dirname(__file__) + os.sep, os.path.dirname(importlib.__file__) + os.sep, "<frozen importlib")
 TRAINING, EVALUATION = ("train", "training", "is_training"), ("deterministic", "inference")
 RNG_NAMES = ("dropout_rng", "rng", "key", "dropout_key")
 # Where a class inherits from, as (root package, class name) -> what kind of module it is.
@@ -164,22 +165,18 @@ def imported(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise BadSpec(f"there is no module {error.name!r} on the path or in {os.getcwd()}") from None
-        raise BadSpec(f"module {name!r} needs {error.name!r}, which is not installed") from None
+        needed = f"module {name!r} needs {error.name!r}, which is not installed"
+        raise BadSpec(f"importing {name!r} failed:\n{_theirs(error)}{needed}") from None
     except Exception as error:
-        # Drop the frames of parity and of importlib.
-        error.__traceback__ = _theirs(error.__traceback__)
-        lines = "".join(traceback.format_exception(error))
-        raise BadSpec(f"importing {name!r} failed:\n{lines}") from None
+        raise BadSpec(f"importing {name!r} failed:\n{_theirs(error)}") from None
 
 
-def _theirs(frames: TracebackType | None) -> TracebackType | None:
-    while (
-        frames is not None
-        and frames.tb_next is not None
-        and (_OURS in frames.tb_frame.f_code.co_filename or "importlib" in frames.tb_frame.f_code.co_filename)
-    ):
-        frames = frames.tb_next
-    return frames
+def _theirs(error: Exception) -> str:
+    """The traceback without the frames of parity and of importlib, before and after the user's own."""
+    shown = traceback.TracebackException.from_exception(error)
+    own = [frame for frame in shown.stack if not frame.filename.startswith(_OURS)]
+    shown.stack = traceback.StackSummary.from_list(own)
+    return "".join(shown.format())
 
 
 def interface(target: Any, framework: str) -> Interface:

@@ -21,7 +21,8 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only what did 
 PairOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--pair", help="Instead: your own pair, MODULE:NAME, FILE.py[:NAME] or a folder of parity_*.py. Repeatable."
+        "--pair",
+        help="Instead: your own pair, MODULE:NAME, FILE.py[:NAME], a glob or a folder of parity_*.py. Repeatable.",
     ),
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write a JSON report (docs/report.schema.json).")]

@@ -1,8 +1,10 @@
-"""From `--pair` to pairs: MODULE:NAME, a file's path with :NAME or without, or a folder with `parity_*.py` in it."""
+"""From `--pair` to pairs: MODULE:NAME, a file's path with :NAME or without, a glob over files, or a folder with
+`parity_*.py` in it."""
 
 from __future__ import annotations
 
 import difflib
+import glob
 import importlib
 import importlib.util
 import os
@@ -26,15 +28,26 @@ def named(text: str) -> list[str]:
     place, colon, name = text.rpartition(":")
     if not colon:
         place, name = text, ""
-    path = Path(place)
-    if path.is_dir():
-        files = sorted(path.glob(PATTERN))
-        if not files:
-            raise BadInput(f"--pair {text}: there is no {PATTERN} in the folder {path}")
+    files = _files(place, name)
+    if files is not None:
         return [f"{file}:{found}" for file in files for found in _names(str(file))]
     if name:
         return [f"{place}:{name}"]
     return [f"{place}:{found}" for found in _names(place)]
+
+
+def _files(place: str, name: str) -> list[Path] | None:
+    """Those of a folder or a glob; None if it is neither."""
+    path = Path(place)
+    if path.is_dir():
+        files, missing = sorted(path.glob(PATTERN)), f"there is no {PATTERN} in the folder {path}"
+    elif not name and not path.exists() and glob.escape(place) != place:
+        files, missing = sorted(map(Path, glob.glob(place))), "that glob matches no file"
+    else:
+        return None
+    if not files:
+        raise BadInput(f"--pair {place}: {missing}")
+    return files
 
 
 def whole(text: str) -> str | None:
