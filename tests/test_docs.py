@@ -27,6 +27,10 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+def python_snippets(page: Path) -> list[str]:
+    return [code for language, code in _FENCE.findall(page.read_text()) if language == "python"]
+
+
 def commands(program: str) -> list[tuple[str, str, str]]:
     """(page, subcommand, the rest) of each `parity ...` or `make ...` that stands as code."""
     texts = [(name(page), re.sub(r"^```.*$", "", page.read_text(), flags=re.MULTILINE)) for page in PAGES]
@@ -63,12 +67,12 @@ def test_every_rule_has_an_example(rule: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_python_that_is_no_doctest_is_a_test_that_passes(page: Path, tmp_path: Path) -> None:
     """What a user writes for pytest, in a project like the one that the page describes."""
-    snippets = [code for language, code in _FENCE.findall(page.read_text()) if language == "python"]
+    snippets = python_snippets(page)
     if not snippets:
         return
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "models").mkdir()
-    (tmp_path / "models/parity_head.py").write_text(_head())
+    (tmp_path / "models/parity_head.py").write_text(head())
     (tmp_path / "my_port").mkdir()
     (tmp_path / "my_port/attention.py").write_text("from attend_jax import Attend\n")
     for n, code in enumerate(snippets):
@@ -80,7 +84,7 @@ def test_python_that_is_no_doctest_is_a_test_that_passes(page: Path, tmp_path: P
     assert re.search(r"[1-9]\d* passed", done.stdout), done.stdout
 
 
-def _head() -> str:
+def head() -> str:
     """The pair that docs/pairs.md writes, as the file that it tells of."""
     examples = doctest.DocTestParser().get_examples((ROOT / "docs/pairs.md").read_text())
     end = next(n for n, example in enumerate(examples) if example.source.startswith("head = "))
