@@ -142,6 +142,8 @@ class Made:
                 "in its constructor"
             )
         changed = [name for name, tensor in inputs.items() if tensor._version != versions[name]]
+        if dtype is None and not changed:  # what is done to `.data`, or by NumPy, makes no new version
+            changed = [name for name, first in _inputs(job, None).items() if not torch.equal(inputs[name], first)]
         if changed:
             raise ValueError(f"the torch module changes its input {changed[0]!r} in place; let it work on a copy")
         parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}

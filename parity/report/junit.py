@@ -33,6 +33,8 @@ def write(report: Report, path: Path) -> None:
             message = f"{result.cause}: {result.reason}" if result.cause else result.reason
             element = ET.SubElement(case, _TAG[result.status], message=_clean(message), type=result.status)
             element.text = _clean(f"{message}\n{result.command}")
+        if result.notes:
+            ET.SubElement(case, "system-out").text = _clean("\n".join(result.notes))
     ET.indent(suite)
     ET.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
 

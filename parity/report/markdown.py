@@ -1,11 +1,22 @@
-"""The Markdown report, for a pull request or a job's summary: a line, and a short table of what did not pass."""
+"""The Markdown report, for a pull request or a job's summary: a line, what pairs declare, a table of what did not pass."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from parity.report.words import ATTENTION, by_attention, counts, explanation, label, largest_ratio, ratio, verdict
+from parity.report.words import (
+    ATTENTION,
+    DECLARED,
+    by_attention,
+    counts,
+    explanation,
+    label,
+    largest_ratio,
+    notes,
+    ratio,
+    verdict,
+)
 from parity.results import CaseResult, Report
 
 # A comment on a pull request is read, not scrolled.
@@ -14,10 +25,12 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~&@$-])")
 
 
 def as_markdown(report: Report) -> str:
-    """One line if all is well, and the table if it is not."""
+    """One line if all is well, one more for each difference that a pair declares, and the table if it is not."""
     largest = largest_ratio(report)
     line = f"**parity: {verdict(report)}** · {counts(report)} in {report.seconds:.1f} s" + (largest and f" · {largest}")
     found = [result for result in by_attention(report) if result.status in ATTENTION]
+    declared = [f"- {_plain(note, most=300)}" for note in notes(report, *DECLARED)]
+    line = "\n".join([line, "", *declared]) if declared else line
     if not found:
         return line + "\n"
     rows = ["| case | status | worst quantity | error / bound | likely cause or reason |", "|---|---|---|---:|---|"]

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from parity.compare import Verdict
-from parity.report.words import label, ratio
+from parity.report.words import label, notes, ratio
 from parity.results import CaseResult, Report
 
 STYLE = {"passed": "green", "failed": "bold red", "skipped": "dim", "inconclusive": "yellow", "error": "bold magenta"}
@@ -100,7 +100,6 @@ def print_report(console: Console, report: Report, *, quiet: bool) -> None:
         for reason in sorted(skips):
             n = sum(result.reason == reason for result in report.results)
             console.print(f"[dim]skipped {n}: {escape(reason)}[/]", soft_wrap=True)
-    for note in dict.fromkeys(note for result in report.results for note in result.notes):
-        about = sorted({result.name.split(",")[0] for result in report.results if note in result.notes})
-        console.print(f"[dim]{escape(', '.join(about))}: {escape(note)}[/]", highlight=False, soft_wrap=True)
+    for note in notes(report):
+        console.print(f"[dim]{escape(note)}[/]", highlight=False, soft_wrap=True)
     console.print(summary(report), highlight=False, soft_wrap=True)

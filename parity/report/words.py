@@ -11,6 +11,8 @@ from parity.results import (
     Report,
 )
 
+# Notes of what a pair's author has declared to be another: every report says so.
+DECLARED = ("differs on purpose", "not compared")
 # What deserves attention comes first.
 ATTENTION = ("error", "failed", "inconclusive")
 _EXITS = {
@@ -55,6 +57,16 @@ def by_attention(report: Report) -> list[CaseResult]:
     """The cases that did not pass first, the worst of them in front; skipped ones last."""
     order = (*ATTENTION, "passed", "skipped")
     return sorted(report.results, key=lambda result: order.index(result.status))
+
+
+def notes(report: Report, *starts: str) -> list[str]:
+    """Each note once, behind the names of what it is about; only those that begin so, where that is said."""
+    found = dict[str, set[str]]()
+    for result in report.results:
+        for note in result.notes:
+            if not starts or note.startswith(starts):
+                found.setdefault(note, set()).add(result.name.split(",")[0])
+    return [f"{', '.join(sorted(about))}: {note}" for note, about in found.items()]
 
 
 def explanation(result: CaseResult) -> str:

@@ -115,6 +115,14 @@ def test_a_passed_case_is_no_failure_in_junit(tmp_path):
     assert (case.get("name"), list(case)) == ("S1,i=0", [])
 
 
+def test_junit_holds_the_notes(tmp_path):
+    junit.write(Report({}, (result(notes=(f"differs on purpose: {HOSTILE}", "another")),)), tmp_path / "junit.xml")
+    (case,) = ET.parse(tmp_path / "junit.xml").getroot().iter("testcase")
+    words = case.find("system-out").text
+    assert words.startswith("differs on purpose: a<b>&")
+    assert words.endswith("another")
+
+
 def expected_exit(statuses, interrupted, empty_shard):
     """DESIGN 5: 130 interrupted; 3 an error; 1 a mismatch; 4 nothing compared or something inconclusive; 0."""
     if interrupted:

@@ -59,6 +59,12 @@ class TorchGrows(Torch):
         return self.linear(x) * self.late
 
 
+class TorchWrites(Torch):
+    def forward(self, x):
+        x.data.mul_(2)
+        return self.linear(x)
+
+
 class FlaxGrows(Flax):
     def __call__(self, x):
         self.late = nnx.Param(jnp.ones(5))
@@ -114,7 +120,7 @@ right = pair()
 drops, flax_drops = pair(TorchDropout, modes=("train",)), pair(flax=FlaxDropout, modes=("train",))
 random = pair(flax=FlaxRandom)
 grows, flax_grows = pair(TorchGrows), pair(flax=FlaxGrows)
-named = pair(TorchNamed)
+writes, named = pair(TorchWrites), pair(TorchNamed)
 nan = pair(TorchNan, FlaxNan)
 aborts = pair(flax=FlaxAborts)
 greedy, torch_greedy = pair(flax=FlaxGreedy), pair(TorchGreedy)

@@ -20,6 +20,7 @@ REFUSED = [
     ("flax", "flax_drops", "the flax module is random in training: two calls with equal inputs differ in output (drop"),
     ("flax", "random", "the flax module is random in evaluation: two calls with equal inputs differ in output; seed"),
     ("torch", "grows", "the torch module has other parameters after a call than before: late; make them in its"),
+    ("torch", "writes", "the torch module changes its input 'x' in place; let it work on a copy"),
     ("flax", "flax_grows", "the flax module has other parameters after a call than before: late; make them in its"),
 ]
 

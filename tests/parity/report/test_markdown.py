@@ -17,6 +17,23 @@ def test_a_pass_is_one_line():
     ]
 
 
+def test_what_a_pair_declares_is_said_and_no_other_note():
+    notes = (
+        "differs on purpose: <b>no</b> dropout",
+        "not compared, as the pair says: buffer(*)",
+        "bound from the cache",
+    )
+    found = [result(name=f"a.b,n={n}", notes=notes) for n in (1, 2)]
+    lines = as_markdown(Report({}, tuple(found))).splitlines()
+    assert lines[0].startswith("**parity: Passed**")
+    assert lines[1:] == [
+        "",
+        r"- a.b: differs on purpose: &lt;b\>no&lt;/b\> dropout",
+        r"- a.b: not compared, as the pair says: buffer\(\*\)",
+    ]
+    assert as_markdown(Report({}, (result("failed", notes=notes),))).count("differs on purpose") == 1
+
+
 def test_what_did_not_pass_is_a_table_the_worst_first():
     lines = as_markdown(report(*STATUSES)).splitlines()
     assert lines[0].startswith("**parity: Error** · 1 passed, 1 failed, 1 skipped, 1 inconclusive, 1 error")
