@@ -1,4 +1,4 @@
-"""The Markdown report, for a pull request or a job's summary: a line, what pairs declare, a table of what did not pass."""
+"""The Markdown report, for a pull request or a job's summary: a line, what pairs declare, a table of what failed."""
 
 from __future__ import annotations
 
