@@ -16,7 +16,7 @@ import pytest
 
 from tests.test_docs import ROOT, head, python_snippets
 
-PAGES = ("pairs", "trace", "goldens", "ci")
+PAGES = ("pairs", "trace", "goldens", "ci", "criterion")
 _BLOCK = re.compile(r"^    \$ .*\n(?:    .*\n)*", re.MULTILINE)
 _STEP = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n?)*)", re.MULTILINE)
 _MEASURED = re.compile(
@@ -39,7 +39,7 @@ def agree(expected: str, printed: str) -> bool:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A user's project: a pair, tests, and what this repository has."""
-    for name in ("examples", "tests"):
+    for name in ("docs", "examples", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "models").mkdir()
     for place in (tmp_path, tmp_path / "models"):
@@ -67,7 +67,7 @@ def test_each_command_prints_what_the_page_says(page: str, folder: Path) -> None
 
 
 def test_they_are_found() -> None:
-    assert {page: len(steps(page)) for page in PAGES} == {"pairs": 4, "trace": 2, "goldens": 6, "ci": 7}
+    assert {page: len(steps(page)) for page in PAGES} == {"pairs": 4, "trace": 2, "goldens": 6, "ci": 7, "criterion": 1}
     shown = " ".join(command for page in PAGES for command, _ in steps(page))
     for words in (
         "parity run --pair", "--timeout", "--dtype", "--json", "--junit", "--html", "--markdown", "--shard 1/2",
