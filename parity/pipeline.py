@@ -139,7 +139,7 @@ class Session:
                     position[label] += 1
                 at = position[label]
                 if not side.busy and at < len(slots) and at - judged < AHEAD:
-                    side.submit(self._job(at, slots[at], label))
+                    self._submit(at, slots[at], label)
                     position[label] += 1
             slot = slots[judged]
             if slot.skip is None and len(slot.outcomes) < len(self._sides):
@@ -184,6 +184,14 @@ class Session:
             if missing:
                 return f"the {label} {missing}"
         return None
+
+    def _submit(self, key: int, slot: Slot, label: str) -> None:
+        try:
+            job = self._job(key, slot, label)
+        except MemoryError as error:  # sizes that this machine cannot hold; it costs their case
+            slot.outcomes[label] = Outcome(key, lost=f"there is no memory for the {label}'s inputs: {error}")
+        else:
+            self._sides[label].submit(job)
 
     def _job(self, key: int, slot: Slot, label: str) -> Any:
         implementation = slot.implementation if label == "candidate" else None

@@ -53,7 +53,8 @@ def ran(candidate, cases, **plan):
 
 @pytest.fixture(scope="module")
 def with_torch(here):  # noqa: ARG001
-    cases = [Attention(value_dim=size) for size in TORCH] + [Attention(rule="S12", mask="ij"), Attention(rule="last")]
+    cases = [Attention(value_dim=size) for size in TORCH]
+    cases += [Attention(rule="huge", batch=1 << 44), Attention(rule="S12", mask="ij"), Attention(rule="last")]
     return ran("odd:Attend", cases, timeout=6.0, device="cpu")
 
 
@@ -78,8 +79,11 @@ def test_a_jax_candidate_s_misbehaviour_is_its_case_s_status(with_jax, size):
 
 
 def test_deaths_and_timeouts_leave_the_other_cases_judged(with_torch):
-    *_, masked, last = with_torch.results
-    assert len(with_torch.results) == len(TORCH) + 2
+    *_, huge, masked, last = with_torch.results
+    assert len(with_torch.results) == len(TORCH) + 3
+    assert (huge.status, "there is no memory for the reference's inputs: " in huge.reason) == ("error", True), (
+        huge.reason
+    )
     assert (masked.status, masked.reason) == ("skipped", "the candidate does not accept mask")
     assert (last.status, len(last.verdicts)) == ("passed", 4)
     assert with_torch.exit_code == 3
