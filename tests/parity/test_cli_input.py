@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 PORT = ("--candidate", "parity.mutants:plain_port")
@@ -39,6 +41,7 @@ BAD = [
 def test_bad_input_is_2_in_words_before_anything_runs(cli, monkeypatch, arguments, words):
     from parity import mutate, pipeline
 
+    importlib.import_module("parity.runner")  # whole, before a part of it is taken away
     monkeypatch.setattr(pipeline, "Session", None)
     monkeypatch.setattr(mutate, "main", None)
     ran = cli(*arguments)
