@@ -115,6 +115,7 @@ SIDES: dict[str, Callable[[], Side]] = {
     "torch, plain, compiled": lambda: torch_side(flash=False, compiled=True),
     "torch, no attention, compiled": lambda: torch_side(flash=True, compiled=True, attention=False),
 }
+WITHOUT = {"flax, jitted": "flax, no attention", "torch, fused, compiled": "torch, no attention, compiled"}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -141,10 +142,9 @@ def main(
             f"{name:30} median {1e3 * np.median(seconds):7.1f} ms  least {1e3 * np.min(seconds):7.1f} ms  "
             f"/ flax {ratio:.2f}  {sides[name].memory / 2**30:6.2f} GiB"
         )
-    for framework in ("flax, jitted", "torch, fused, compiled"):
-        without = f"{framework.split(',')[0]}, no attention" + (", compiled" if "compiled" in framework else "")
-        if {framework, without} <= took.keys():
-            print(f"share of attention, {framework}: {1 - np.median(took[without] / took[framework]):.2f}")
+    for name, without in WITHOUT.items():
+        if {name, without} <= took.keys():
+            print(f"share of attention, {name}: {1 - np.median(took[without] / took[name]):.2f}")
     if json_path is not None:
         found = {
             "command": "python -m examples.video.bench_gpu",
