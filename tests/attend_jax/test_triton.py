@@ -211,6 +211,26 @@ def lowered(sizes, options):
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
+@pytest.mark.parametrize(
+    ("q_len", "kv_len", "bias_dtype", "expected"),
+    [
+        (300, 413, None, plan.TABLE[2, 64, 0]),
+        (300, 413, "bfloat16", plan.TABLE[2, 64, 2]),
+        (300, 413, "float32", plan.TABLE[2, 64, 4]),
+        (64, 64, "float32", plan.TABLE[2, 64, 2]),
+        (1, 413, None, plan.FEW),
+        (1, 413, "float32", plan.TABLE[2, 64, 4]),
+        (16, 64, None, plan.TABLE[2, 64, 0]),
+    ],
+)
+def test_tiles_go_by_the_bytes_of_the_bias_and_by_how_few_the_queries_are(q_len, kv_len, bias_dtype, expected):
+    problem = dataclasses.replace(
+        PROBLEM, q_len=q_len, kv_len=kv_len, dtype=jnp.dtype("bfloat16"),
+        bias_shape=bias_dtype and (1, 1, q_len, kv_len), bias_dtype=bias_dtype and jnp.dtype(bias_dtype),
+    )  # fmt: skip
+    assert plan.tuning(problem) == expected
+
+
 @pytest.mark.parametrize(("sizes", "options"), LOWERINGS, ids=lambda part: ",".join(map(str, part.values())) or "plain")
 @pytest.mark.usefixtures("with_gpu")
 def test_triton_takes_the_kernels(sizes, options):
