@@ -49,10 +49,10 @@ STEPS = 5  # of a sample
 
 @dataclasses.dataclass
 class Side:
-    """A training that can be stepped, and the bytes that a step takes beyond weights and optimiser."""
+    """A training that can be stepped, and the bytes that a step takes beyond weights and optimiser, where known."""
 
     step: Callable[[Batch], SupportsFloat]
-    memory: int
+    memory: int | None
 
     def sample(self, batch: Batch) -> SupportsFloat:
         for _ in range(STEPS):
@@ -74,20 +74,21 @@ class FlaxHandOn(nnx.Module):
         return v[:, :, -q.shape[2] :] + q * k[:, :, -q.shape[2] :] + bias.mean().astype(q.dtype)
 
 
-def torch_side(*, flash: bool, compiled: bool, attention: bool = True) -> Side:
+def torch_side(*, flash: bool, compiled: str | None = None, attention: bool = True) -> Side:
+    """`compiled` is a mode of `torch.compile`."""
     config = dataclasses.replace(LARGE, flash=flash)
     training = TorchTraining(config, RECIPE, 0, dtype=torch.bfloat16, device=DEVICE)
     if not attention:
         for module in training.model.modules():
             if isinstance(module, torch_model.Attention):
                 module.attend = TorchHandOn()
-    if compiled:
-        training.call = torch.compile(training.model)
+    if compiled is not None:
+        training.call = torch.compile(training.model, mode=compiled)
     batch = Experiment(config, RECIPE).batch(0)
     for _ in range(2):  # the first makes the optimiser's state
         training.step(batch)
-    if DEVICE == "cpu":
-        return Side(training.step, 0)
+    if DEVICE == "cpu" or compiled == "reduce-overhead":  # a CUDA graph keeps its memory: a step takes none anew
+        return Side(training.step, None)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     training.step(batch)
@@ -110,10 +111,12 @@ def flax_side(*, attention: bool = True) -> Side:
 SIDES: dict[str, Callable[[], Side]] = {
     "flax, jitted": flax_side,
     "flax, no attention": lambda: flax_side(attention=False),
-    "torch, fused": lambda: torch_side(flash=True, compiled=False),
-    "torch, fused, compiled": lambda: torch_side(flash=True, compiled=True),
-    "torch, plain, compiled": lambda: torch_side(flash=False, compiled=True),
-    "torch, no attention, compiled": lambda: torch_side(flash=True, compiled=True, attention=False),
+    "torch, fused": lambda: torch_side(flash=True),
+    "torch, fused, compiled": lambda: torch_side(flash=True, compiled="default"),
+    "torch, plain, compiled": lambda: torch_side(flash=False, compiled="default"),
+    "torch, fused, compiled, graphs": lambda: torch_side(flash=True, compiled="reduce-overhead"),
+    "torch, plain, compiled, graphs": lambda: torch_side(flash=False, compiled="reduce-overhead"),
+    "torch, no attention, compiled": lambda: torch_side(flash=True, compiled="default", attention=False),
 }
 WITHOUT = {"flax, jitted": "flax, no attention", "torch, fused, compiled": "torch, no attention, compiled"}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -137,10 +140,11 @@ def main(
     samples = interleaved({name: side.sample for name, side in sides.items()}, Experiment(LARGE, RECIPE), rounds)
     took = {name: seconds / STEPS for name, (seconds, _) in samples.items()}
     for name, seconds in took.items():
-        ratio = np.median(seconds / took["flax, jitted"])
+        ratio, memory = np.median(seconds / took["flax, jitted"]), sides[name].memory
         print(
-            f"{name:30} median {1e3 * np.median(seconds):7.1f} ms  least {1e3 * np.min(seconds):7.1f} ms  "
-            f"/ flax {ratio:.2f}  {sides[name].memory / 2**30:6.2f} GiB"
+            f"{name:31} median {1e3 * np.median(seconds):7.1f} ms  least {1e3 * np.min(seconds):7.1f} ms  "
+            f"/ flax {ratio:.2f}  "
+            + ("unknown" if memory is None else f"{memory / 2**30:6.2f} GiB")
         )
     for name, without in WITHOUT.items():
         if {name, without} <= took.keys():

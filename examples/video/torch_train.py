@@ -30,8 +30,9 @@ class TorchTraining:
         self.model = UNet(config).to(device, dtype)
         self.recipe, self.dtype, self.device, self.nudged, self.steps = recipe, dtype, device, nudged, 0
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.rate, betas=recipe.betas, eps=recipe.epsilon, weight_decay=recipe.decay
-        )
+            self.model.parameters(), lr=recipe.rate, betas=recipe.betas, eps=recipe.epsilon, weight_decay=recipe.decay,
+            fused=self.device.startswith("cuda"),
+        )  # fmt: skip
         self.call = torch.compile(self.model) if compiled else self.model
 
     def step(self, batch: Batch) -> torch.Tensor:
