@@ -143,8 +143,7 @@ def main(
         ratio, memory = np.median(seconds / took["flax, jitted"]), sides[name].memory
         print(
             f"{name:31} median {1e3 * np.median(seconds):7.1f} ms  least {1e3 * np.min(seconds):7.1f} ms  "
-            f"/ flax {ratio:.2f}  "
-            + ("unknown" if memory is None else f"{memory / 2**30:6.2f} GiB")
+            f"/ flax {ratio:.2f}  " + ("unknown" if memory is None else f"{memory / 2**30:6.2f} GiB")
         )
     for name, without in WITHOUT.items():
         if {name, without} <= took.keys():
