@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 import attend_jax
+from attend_jax.implementations import einsum
 
 BATCH, HEADS, KV_HEADS, Q_LEN, KV_LEN, HEAD_DIM, VALUE_DIM = 2, 6, 3, 5, 7, 11, 13
 
@@ -230,3 +231,36 @@ def test_first_and_second_derivatives_agree_with_finite_differences_in_both_mode
             return jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0), result)
 
         check_grads(function, arrays, order=2, modes=("fwd", "rev"), atol=1e-4, rtol=1e-4)
+
+
+def test_with_few_keys_every_product_of_the_gradients_is_a_fast_one(monkeypatch):
+    """`_turned` can go when the last of these fails: XLA:CPU runs what it leaves a bare `dot` by its slow routine."""
+    query, key, value = (normal(64, 8, length, 64) for length in (5, 7, 7))
+
+    def slow_products(implementation):
+        def gradients(*arrays):  # a function of its own each time, or the first one's program is found again
+            return jax.grad(lambda *arrays: jnp.sum(implementation(*arrays) ** 2), (0, 1, 2))(*arrays)
+
+        return len(
+            re.findall(r" dot\(", jax.jit(gradients).lower(query, key, value).compile().as_text().split("ENTRY")[1])
+        )
+
+    assert slow_products(attend) == 0
+    monkeypatch.setattr(einsum, "_turned", einsum._attended)
+    assert slow_products(attend) == 1
+
+
+def test_only_what_is_differentiated_is_computed():
+    query, key, value = (normal(2, 2, length, 16) for length in (5, 7, 7))
+    for n, array in enumerate((query, key, value)):
+
+        def of_one(x, n=n):
+            arrays = [query, key, value]
+            arrays[n] = x
+            return attend(*arrays)
+
+        close(
+            jax.jvp(of_one, (array,), (array,))[1], jax.jacfwd(of_one)(array).reshape(2, 2, 5, 16, -1) @ array.ravel()
+        )
+        turned = "optimization_barrier" in str(jax.make_jaxpr(jax.grad(lambda x, f=of_one: jnp.sum(f(x))))(array))
+        assert turned == (n == 2)
