@@ -27,12 +27,9 @@ pairs: install
 mutate-pairs: install
 	$(BIN)/parity mutate $(PAIRS) --json docs/evidence/cpu/mutate-pairs.json
 
-# Left alone, glibc gives a step's memory back and takes it anew: docs/video.md.
-KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4294967296
-
 # The video model trained in both frameworks: results/video/curves-right.png; docs/video.md.
 example: install
-	$(KEEP_MEMORY) $(BIN)/python -m examples.video.train
+	$(BIN)/python -m examples.video.train
 
 # The same training on eight devices, which the CPU is made into, against the loss of one.
 devices: install

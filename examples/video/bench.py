@@ -2,8 +2,8 @@
 
 python -m examples.video.bench [--compile]
 
-Say first what docs/video.md has for GLIBC_TUNABLES, or glibc gives back to the kernel what a step of XLA's will take
-again. Have the machine alone: torch's threads spin while they wait for one that another job keeps from running.
+All sides keep the memory that a step gives back (memory.py); `GLIBC_TUNABLES= python -m examples.video.bench` leaves it
+to the C library. Have the machine alone: torch's threads spin while they wait for one that another job holds up.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ import time
 from collections.abc import Callable
 from typing import Annotated, SupportsFloat
 
+from .memory import kept
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if __name__ == "__main__":
+    kept()
 
 import numpy as np
 import torch

@@ -11,7 +11,11 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+from .memory import kept
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the figures are the CPU's; say another platform to try one
+if __name__ == "__main__":
+    kept()
 
 import numpy as np
 import torch
