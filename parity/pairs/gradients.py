@@ -84,7 +84,10 @@ def to_torch(found: WeightMap, gradients: Mapping[str, np.ndarray], dtype: str) 
     have the gradient of the sum, each.
     """
     entries = tuple(_typed(entry, dtype) for whole in found.entries for entry in _apart(whole))
-    known = tuple(entry for entry in entries if entry.flax and all(tensor.path in gradients for tensor in entry.flax))
+    lacking = (entry for entry in entries if not entry.flax or any(t.path not in gradients for t in entry.flax))
+    # What is packed in torch is known when all its parts are.
+    partial = {tensor.path for entry in lacking for tensor in entry.torch}
+    known = tuple(entry for entry in entries if partial.isdisjoint(tensor.path for tensor in entry.torch))
     named = {tensor.path for entry in known for tensor in entry.flax}
     moved = WeightMap(known).to_torch({name: array for name, array in gradients.items() if name in named})
     # A tied one is a single parameter, under the name that torch gives it first.
