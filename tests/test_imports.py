@@ -112,7 +112,7 @@ def test_each_package_works_where_the_other_framework_is_not(blocked, program):
 
 
 def test_attend_jax_adds_little_to_importing_flax():
-    # A count and not a time: 26 ms where the bytecode is there, of which half is jaxtyping and einops.
+    # A count and not a time, which docs/import-time.py has.
     program = "import sys, flax.linen, flax.nnx; before = set(sys.modules); import attend_jax; {spoil}"
     program += "; print(*sorted(set(sys.modules) - before))"
     light, heavy = (
@@ -123,6 +123,26 @@ def test_attend_jax_adds_little_to_importing_flax():
     assert kinds[0] == {"attend_jax", "einops", "jaxtyping"}
     assert not any(".triton." in name and name != "attend_jax.implementations.triton.plan" for name in light.split())
     assert kinds[1] != kinds[0], "what is heavy would not be seen"
+
+
+def test_flax_nnx_is_loaded_when_it_is_needed():
+    program = (
+        "import sys, flax.linen, attend_jax, attend_jax.linen; print('flax.nnx' in sys.modules); attend_jax.{name}"
+    )
+    program += "; print('flax.nnx' in sys.modules)"
+    for name, loads in (("attend", False), ("Attend", True), ("dot_product_attention", True)):
+        command = [sys.executable, "-c", program.format(name=name)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert said.split() == ["False", str(loads)]
+
+
+def test_what_is_loaded_later_is_there_all_the_same():
+    import attend_jax
+
+    assert set(attend_jax.__all__) <= set(dir(attend_jax))
+    assert attend_jax.Attend is importlib.import_module("attend_jax.module").Attend
+    with pytest.raises(AttributeError, match="module 'attend_jax' has no attribute 'Atend'"):
+        attend_jax.Atend  # noqa: B018
 
 
 @pytest.mark.parametrize("blocked", [("torch",), ("jax", "flax")])
