@@ -31,7 +31,8 @@ else:  # a type checker would take any name for one that is there
     def __getattr__(name: str) -> Any:
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(_LATER[name]), name)
+        found = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)  # and asked for once only
+        return found
 
 
 def __dir__() -> list[str]:

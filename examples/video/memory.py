@@ -1,8 +1,9 @@
 """Memory that a step gives back is there for the next one.
 
 XLA takes a step's scratch memory in one piece and gives it back at the end. glibc hands pieces above 32 MiB back to the
-kernel, so that every step has each of their pages mapped and cleared anew (docs/video.md). It can be told to keep them,
-but only in the environment that a process starts with.
+kernel, so that every step has each of their pages mapped and cleared anew (docs/video.md). It can be told to keep them.
+A running process can say so (`parity.bench.memory.keep`), but for the large pages, which make it faster still: they
+have to be in the environment that a process starts with.
 """
 
 from __future__ import annotations
