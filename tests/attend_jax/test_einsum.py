@@ -213,11 +213,12 @@ DERIVATIVES = {
 }
 
 
+@pytest.mark.parametrize("value_dim", [1, 3], ids=["fewer features than keys", "more"])  # more: `_turned`
 @pytest.mark.parametrize("options", DERIVATIVES.values(), ids=DERIVATIVES)
-def test_first_and_second_derivatives_agree_with_finite_differences_in_both_modes(options):
+def test_first_and_second_derivatives_agree_with_finite_differences_in_both_modes(options, value_dim):
     with jax.enable_x64():
         options = dict(options)
-        arrays = [normal(2, 6, 3, 2), normal(2, 2, 2, 2), normal(2, 2, 2, 1)]
+        arrays = [normal(2, 6, 3, 2), normal(2, 2, 2, 2), normal(2, 2, 2, value_dim)]
         if "bias" in options:
             arrays.append(normal(*options.pop("bias")))
         arrays = [x.astype(jnp.float64) for x in arrays]
